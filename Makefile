@@ -1,0 +1,79 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON3 ?= python3
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+
+# The last file that each stage writes stands for the stage.
+INSTALLED := $(VENV)/.installed
+TRAINED := artifacts/digits/weights.safetensors artifacts/digits/contract.json artifacts/digits/metrics.json
+EXPORTED := model_store/manifest.json
+
+TRAINING_SOURCES := $(wildcard training/*.py training/models/*.py)
+EXPORT_SOURCES := $(wildcard export/*.py export/*.toml export/runtimes/*.py)
+ARCHIVED_SOURCES := $(wildcard serve/__init__.py serve/handler.py serve/inprocess.py serve/predictor.py serve/protocol.py)
+
+.PHONY: help setup demo train export serve predict verify compare stop test check lock clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(INSTALLED)  ## first, or let any other target do it: install the locked packages into .venv
+
+demo: $(EXPORTED)  ## to see it all: set up, train, export, serve, predict, verify, compare, stop
+	@trap 'status=$$?; trap "" INT TERM; $(MAKE) stop || status=1; exit $$status' EXIT; \
+	trap 'exit 130' INT; trap 'exit 143' TERM; \
+	$(MAKE) stop serve predict verify compare; \
+	printf '\nThe report: %s\n' 'artifacts/digits/verify.json, compare.json and compare.png'
+
+train: $(TRAINED)  ## after a change in training/: train the digits model
+
+export: $(EXPORTED)  ## after training: write one checked archive per runtime to model_store/
+
+serve: $(EXPORTED)  ## to use the model: start a local TorchServe and wait until it answers
+	$(PYTHON) -m serve up
+
+predict: $(INSTALLED)  ## while it serves: ask for the label of one sample
+	$(PYTHON) -m client predict artifacts/digits/samples/seven.png
+
+verify: $(INSTALLED)  ## while it serves: compare every hop with the eager model
+	$(PYTHON) -m client verify
+
+compare: $(INSTALLED)  ## while it serves: measure the runtimes against each other
+	$(PYTHON) -m client compare
+
+stop:  ## when done: stop the server
+	@if [ -e $(INSTALLED) ]; then $(PYTHON) -m serve down; fi
+
+test: $(INSTALLED)  ## before a commit: run every test
+	$(PYTHON) -m pytest
+
+check: $(INSTALLED)  ## before a commit: format, lint and types
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m mypy
+
+lock: $(INSTALLED)  ## after a change of the dependencies in pyproject.toml: pin them anew
+	$(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-config \
+		--all-extras --quiet pyproject.toml --custom-compile-command "make lock" --output-file requirements.lock
+
+clean: stop  ## to start over: remove what was trained and exported; .venv and downloaded data stay
+	rm -rf artifacts model_store .serve build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(INSTALLED): requirements.lock
+	@$(PYTHON3) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "$(PYTHON3) is missing, older than 3.11, or without venv. Name another: make setup PYTHON3=python3.12" >&2; \
+		exit 1; }
+	$(PYTHON3) -m venv $(VENV)
+	$(PYTHON) -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@touch $@
+
+$(TRAINED) &: $(INSTALLED) $(TRAINING_SOURCES)
+	$(PYTHON) -m training digits
+
+$(EXPORTED): $(TRAINED) $(EXPORT_SOURCES) $(ARCHIVED_SOURCES)
+	$(PYTHON) -m export digits --new-goldens

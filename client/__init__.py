@@ -1,0 +1,1 @@
+"""Predictions, over HTTP, and the proof that they are the eager model's. Imports no torch."""

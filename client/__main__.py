@@ -1,0 +1,30 @@
+"""`python -m client`: ask a running server. Exit code 2 means that it could not be asked."""
+
+import sys
+
+import typer
+
+from client.compare import compare
+from client.errors import ClientError
+from client.models import models
+from client.predict import predict
+from client.verify import verify
+from training.commands import run
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+app.command()(predict)
+app.command()(verify)
+app.command()(compare)
+app.command()(models)
+
+
+def main() -> None:
+    try:
+        run(app)
+    except ClientError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The library: ask a running server for predictions.
+
+    with Client() as client:
+        print(client.predict("seven.png", "digits-onnx").label)
+
+Everything that goes wrong is drawn in `client.errors`; what can be asked about is `client.payloads.Input`.
+"""
+
+import shlex
+import time
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
+from urllib.parse import quote, urlsplit
+
+import requests
+
+from client import answers, catalogue
+from client.answers import Logits, Prediction
+from client.catalogue import ModelVersion
+from client.connection import ONCE, PATIENT, Ask, Connection, Retries, Timeout, pooled_session
+from client.errors import ClientError, TimedOut
+from client.payloads import ANY_BYTES, Input, Payload, payload
+from client.tokens import TokenSource, is_local
+from serve.protocol import JSON, NPY, TOP_K
+from training.inputs import BadInput
+
+URL = "http://127.0.0.1:8080"
+MANAGEMENT_URL = "http://127.0.0.1:8081"
+CONNECTIONS = 32
+
+Outcome = Prediction | ClientError | BadInput | OSError
+
+
+class Client:
+    """One server, over one pooled session that any number of threads may use at once.
+
+    `model` is a name everywhere, or one version of it as `name/version`. `top_k` is the number of labels to rank; left
+    out, the server ranks five, or all where there are fewer.
+
+    `timeout` is (to connect, between two bytes of the answer), in seconds. `connections` bounds what is open at once; a
+    `session` of the caller's own brings its own pool, and should keep as many.
+    """
+
+    def __init__(
+        self,
+        url: str = URL,
+        management_url: str = MANAGEMENT_URL,
+        *,
+        token: str | None = None,
+        management_token: str | None = None,
+        timeout: Timeout = (3.0, 60.0),
+        retries: Retries = PATIENT,
+        connections: int = CONNECTIONS,
+        session: requests.Session | None = None,
+    ) -> None:
+        self.url = _checked_url(url)
+        self.management_url = _checked_url(management_url)
+        self.connections = connections
+        self._retries = retries
+        self._inference = TokenSource("inference", url, token)
+        self._connection = Connection(
+            session or pooled_session(connections, trust_env=not is_local(url)),
+            {"inference": self._inference, "management": TokenSource("management", management_url, management_token)},
+            timeout,
+        )
+
+    def __repr__(self) -> str:
+        return f"Client({self.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def predict(self, source: Input, model: str, top_k: int | None = None) -> Prediction:
+        """The prediction for one input. An npy batch of several is `predict_batch`'s."""
+        found = self.predict_batch(source, model, top_k)
+        if len(found) != 1:
+            raise BadInput(f"These are {len(found)} inputs in one. Ask predict_batch for them.")
+        return found[0]
+
+    def predict_batch(self, source: Input, model: str, top_k: int | None = None) -> list[Prediction]:
+        """The predictions for all of an array [N, H, W, C], in order, from one request."""
+        sent = payload(source)
+        return answers.predictions(self._ask(sent, model, _headers(top_k)), sent, model)
+
+    def predict_many(
+        self, sources: Iterable[Input], model: str, top_k: int | None = None, concurrency: int = 8
+    ) -> Generator[Outcome]:
+        """One outcome for each source, in the order of the sources: its prediction, or the error in its place.
+
+        `concurrency` requests are in flight at once. Sources are taken as they are needed, at most twice `concurrency`
+        ahead of the outcomes given, so an endless iterable is fine.
+        """
+        if not 1 <= concurrency <= self.connections:
+            raise ValueError(f"concurrency must be from 1 to {self.connections}, the client's connections.")
+        return self._predict_many(sources, model, top_k, concurrency)
+
+    def _predict_many(
+        self, sources: Iterable[Input], model: str, top_k: int | None, concurrency: int
+    ) -> Generator[Outcome]:
+        pending: deque[Future[Outcome]] = deque()
+        workers = ThreadPoolExecutor(concurrency)
+        try:
+            for source in sources:
+                pending.append(workers.submit(self._outcome, source, model, top_k))
+                if len(pending) == 2 * concurrency:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            workers.shutdown(wait=False, cancel_futures=True)
+
+    def _outcome(self, source: Input, model: str, top_k: int | None) -> Outcome:
+        try:
+            return self.predict(source, model, top_k)
+        except (ClientError, BadInput, OSError) as error:
+            error.__traceback__ = error.__context__ = None  # they would keep the request's bytes alive
+            return error
+
+    def logits(self, source: Input, model: str) -> Logits:
+        """float32 [N, C], exactly as the model gave them."""
+        return self.attested_logits(source, model)[0]
+
+    def attested_logits(self, source: Input, model: str) -> tuple[Logits, dict[str, str]]:
+        """The logits, and what the response attested of the model that computed them (`serve.protocol.ATTESTED`)."""
+        sent = payload(source)
+        response = self._ask(sent, model, {"Accept": NPY})
+        return answers.logits(response, sent, model), answers.attested(response.headers)
+
+    def models(self) -> list[str]:
+        """The names of all models that are registered, ready or not."""
+        names: list[str] = []
+        params = {"limit": "100"}
+        while True:
+            page = catalogue.page(self._manage("", params))
+            names += [listed.model for listed in page.models]
+            if page.next_page is None:
+                return names
+            params["nextPageToken"] = page.next_page
+
+    def versions(self, model: str) -> list[ModelVersion]:
+        """All versions of a model, without their metadata: no worker is asked."""
+        return catalogue.versions(self._manage(f"{model}/all", model=model), model)
+
+    def describe(self, model: str) -> ModelVersion:
+        """One version of a model (the default one where none is named), with what its handler says of itself."""
+        return catalogue.versions(self._manage(model, {"customized": "true"}, model), model)[0]
+
+    def wait_ready(self, model: str, timeout: float = 120.0) -> None:
+        """Returns once all workers of all versions are READY, which ours are after answering their goldens.
+
+        Raises TimedOut, with what stood in the way, after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while (hindrance := self._hindrance(model)) is not None:
+            if time.monotonic() > deadline:
+                raise TimedOut(f"Not ready after {timeout:g} s. {hindrance}", model)
+            time.sleep(0.2)
+
+    def _hindrance(self, model: str) -> str | None:
+        """Why a model is not ready; None where it is."""
+        try:
+            versions = catalogue.versions(self._manage(f"{model}/all", model=model, retries=ONCE), model)
+        except ClientError as error:
+            return error.words
+        away = [version for version in versions if not version.is_ready]
+        return f"Version {away[0].version} has {away[0].ready_workers} workers ready." if away else None
+
+    def curl(self, file: str, model: str, top_k: int | None = None) -> str:
+        """The shell command that asks the same about a file, or about its own standard input (`-`). Shows no token."""
+        content_type = ANY_BYTES if file == "-" else payload(file).content_type
+        headers = {"Content-Type": content_type, **_headers(top_k)}
+        options = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers.items())
+        token = f'-H "Authorization: Bearer {self._inference.in_shell()}"'
+        url = shlex.quote(self._prediction_url(model))
+        return f"curl --silent --show-error {url} {token} {options} --data-binary {shlex.quote(f'@{file}')}"
+
+    def _prediction_url(self, model: str) -> str:
+        return f"{self.url}/predictions/{quote(model)}"
+
+    def _ask(self, sent: Payload, model: str, headers: dict[str, str]) -> requests.Response:
+        headers = {"Content-Type": sent.content_type, **headers}
+        ask = Ask("inference", "POST", self._prediction_url(model), model, headers, body=sent.body)
+        return self._connection.send(ask, self._retries)
+
+    def _manage(
+        self, path: str, params: dict[str, str] | None = None, model: str | None = None, retries: Retries | None = None
+    ) -> requests.Response:
+        url = f"{self.management_url}/models/{quote(path)}".rstrip("/")
+        ask = Ask("management", "GET", url, model, params=params or {})
+        return self._connection.send(ask, retries or self._retries)
+
+
+def _headers(top_k: int | None) -> dict[str, str]:
+    return {"Accept": JSON} if top_k is None else {"Accept": JSON, TOP_K: str(top_k)}
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not the address of a server. Give one such as {URL}.")
+    return url.rstrip("/")

@@ -1,0 +1,151 @@
+"""The hops over HTTP: each asks a running server for the goldens in its own way, and compares what comes back."""
+
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from client.answers import Logits, Prediction
+from client.client import Client
+from client.errors import Rejected, ServerFailed, TokenRejected, UnknownModel
+from export import parity
+from export.archive import Hop
+from export.goldens import Goldens
+from training.contract import Contract
+
+CONCURRENCY = 16
+BATCHED_REQUESTS = 400
+LOAD_REQUESTS = 1000
+SCORE_ATOL = 1e-12  # softmax of the same logits, in float64 on both sides
+
+
+class CannotCheck(ValueError):
+    """Nothing was found wrong, for it could not be looked at; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One golden as answered: its row, the logits and the attestation, or else what went wrong."""
+
+    row: int
+    logits: Logits | None
+    served: dict[str, str]
+    problem: str = ""
+
+
+class HttpHops:
+    """Checks one served model, which must answer `goldens` as `runtime` does."""
+
+    def __init__(self, client: Client, model: str, runtime: str, goldens: Goldens, contract: Contract) -> None:
+        self.client, self.model, self.runtime, self.goldens, self.contract = client, model, runtime, goldens, contract
+
+    def run(self) -> Iterator[Hop]:
+        yield Hop("http", self._alone())
+        yield Hop("http_batched", self._batched())
+        yield Hop("http_load", self._loaded())
+
+    def _alone(self) -> parity.Comparison:
+        """One request at a time: as logits, and as JSON, whose scores must be the softmax of just those logits."""
+        asked = [self._ask(row) for row in range(len(self.goldens))]
+        verdict = self._verdict(asked)
+        crowded = [one for one in asked if one.served.get("batch_size") != "1" and not one.problem]
+        if verdict.ok and crowded:
+            return _red(verdict, "A request that was alone was answered as part of a batch.")
+        for one in asked if verdict.ok else []:
+            assert one.logits is not None
+            answer = self.client.predict(self.goldens.requests[one.row], self.model, len(self.contract.labels))
+            if wrong := self._wrong_scores(answer, one.logits[0]):
+                return _red(verdict, f"{self.goldens.names[one.row]}: {wrong}")
+        return verdict
+
+    def _wrong_scores(self, answer: Prediction, logits: Logits) -> str:
+        """What is wrong with a JSON answer, given the logits [C] that it was made from."""
+        wide = np.exp(logits.astype(np.float64) - logits.max())
+        order = np.argsort(-logits, kind="stable")
+        labels = [self.contract.labels[index] for index in order]
+        if [candidate.label for candidate in answer.top] != labels or answer.label != labels[0]:
+            return f"The labels are ranked {[candidate.label for candidate in answer.top]}, by the logits {labels}."
+        distance = np.abs(np.array([candidate.score for candidate in answer.top]) - (wide / wide.sum())[order]).max()
+        if not distance <= SCORE_ATOL or answer.score != answer.top[0].score:
+            return f"The scores are not the softmax of the logits: they differ by {distance:.2g}."
+        return ""
+
+    def _batched(self) -> parity.Comparison:
+        """Every golden among strangers: other goldens, whole arrays, and requests that must be refused."""
+        asked = self._concurrently([self._ask_among_strangers] * BATCHED_REQUESTS)
+        verdict = self._verdict(asked)
+        if verdict.ok and not any(int(one.served["batch_size"]) > 1 for one in asked):
+            raise CannotCheck(f"{self.model}: no two of {BATCHED_REQUESTS} concurrent requests shared a batch.")
+        return verdict
+
+    def _ask_among_strangers(self, row: int) -> Asked:
+        if row % 5 == 0:
+            try:
+                self.client.logits(b"no image", self.model)
+            except Rejected:
+                return self._ask(row)
+            except ServerFailed as error:
+                return Asked(row, None, {}, f"A bad request was answered: {error}")
+            return Asked(row, None, {}, "A bad request was taken for a good one.")
+        if row % 5 == 1:
+            return self._ask_array(row)
+        return self._ask(row)
+
+    def _ask_array(self, row: int) -> Asked:
+        """The golden as the second of three, in one array."""
+        rows = [(row + 1) % len(self.goldens), row, (row + 2) % len(self.goldens)]
+        asked = self._asked(row, lambda: self.client.attested_logits(self.goldens.pixels[rows], self.model))
+        return asked if asked.logits is None else replace(asked, logits=asked.logits[1:2])
+
+    def _loaded(self) -> parity.Comparison:
+        return self._verdict(self._concurrently([self._ask] * LOAD_REQUESTS))
+
+    def _concurrently(self, asks: list[Callable[[int], Asked]]) -> list[Asked]:
+        """Rows in random order, the same at each run, `CONCURRENCY` in flight at a time."""
+        rows = [index % len(self.goldens) for index in range(len(asks))]
+        random.Random(0).shuffle(rows)
+        with ThreadPoolExecutor(CONCURRENCY) as workers:
+            return list(workers.map(lambda ask, row: ask(row), asks, rows))
+
+    def _ask(self, row: int) -> Asked:
+        return self._asked(row, lambda: self.client.attested_logits(self.goldens.requests[row], self.model))
+
+    def _asked(self, row: int, ask: Callable[[], tuple[Logits, dict[str, str]]]) -> Asked:
+        try:
+            return Asked(row, *ask())
+        except (TokenRejected, UnknownModel):
+            raise
+        except (Rejected, ServerFailed) as error:
+            return Asked(row, None, {}, str(error))
+
+    def _verdict(self, asked: list[Asked]) -> parity.Comparison:
+        """All answers against eager's, and what they attest against what was asked for."""
+        answered = [one for one in asked if one.logits is not None]
+        problems = [f"{self.goldens.names[one.row]}: {one.problem}" for one in asked if one.problem]
+        if not answered:
+            return parity.Comparison(False, 0, None, None, (), 0, 0, f"No golden was answered. {problems[0]}")
+        served = answered[0].served
+        limit = parity.tolerance(self.runtime, served.get("precision", ""), served.get("device", ""))
+        expected = self.goldens[[one.row for one in answered]]
+        logits = [one.logits for one in answered if one.logits is not None]
+        verdict = parity.compare(np.concatenate(logits), expected, limit)
+        problems += [problem for one in answered if (problem := self._wrong_attestation(one.served))]
+        return _red(verdict, f"{len(problems)} of {len(asked)}: {problems[0]}") if problems else verdict
+
+    def _wrong_attestation(self, served: dict[str, str]) -> str:
+        expected = {
+            "model": self.model,
+            "runtime": self.runtime,
+            "weights": self.goldens.weights,
+            "contract": self.goldens.contract,
+        }
+        for name, value in expected.items():
+            if served.get(name) != value:
+                return f"The answer attests {name} {served.get(name)!r} instead of {value!r}."
+        return ""
+
+
+def _red(verdict: parity.Comparison, sentence: str) -> parity.Comparison:
+    return replace(verdict, ok=False, sentence=verdict.sentence or sentence)

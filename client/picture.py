@@ -1,0 +1,41 @@
+"""The comparison as a picture. matplotlib is needed here alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PANELS = (
+    ("Latency, p50, one at a time (ms)", (("in process", "inprocess_p50_s", 1e3), ("served", "served_1_p50_s", 1e3))),
+    (
+        "Throughput (images/s)",
+        (("16 connections", "served_16_per_s", 1), ("arrays of 32", "served_images_per_s_of_arrays", 1)),
+    ),
+    ("Worker memory (MB)", (("PSS", "worker_memory_bytes", 1e-6),)),
+)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Bars for each runtime, medians with lowest and highest, as a PNG."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    for axes, (title, series) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        _bars(
+            axes, title, [row["runtime"] for row in rows], [(label, name, scale, rows) for label, name, scale in series]
+        )
+    figure.savefig(path, dpi=120)
+
+
+def _bars(
+    axes: Axes, title: str, names: list[str], series: Sequence[tuple[str, str, float, list[dict[str, Any]]]]
+) -> None:
+    width = 0.8 / len(series)
+    for index, (label, name, scale, rows) in enumerate(series):
+        middle, low, high = ([scale * row[name][key] for row in rows] for key in ("median", "low", "high"))
+        errors = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
+        places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(names))]
+        axes.bar(places, middle, width * 0.9, yerr=errors, capsize=3, label=label)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_title(title)
+    axes.legend()

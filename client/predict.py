@@ -1,0 +1,147 @@
+"""`python -m client predict`: a file, a folder or standard input, to labels."""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, TypeGuard
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from client.answers import Prediction
+from client.client import CONNECTIONS, URL, Client, Outcome
+from client.errors import BUSY, ClientError, TimedOut, TokenRejected, UnknownModel, Unreachable
+from client.payloads import Input
+from serve.protocol import BODY_LIMIT
+from training.files import publish
+
+DEFAULT_MODEL = "digits-onnx"
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+STDIN = "-"
+
+Named = list[tuple[str, Input]]
+Writer = Callable[[str, Outcome], None]
+
+
+def predict(
+    source: Annotated[str, typer.Argument(metavar="FILE|DIR|-", help="An image, a folder of them, or - for stdin.")],
+    model: Annotated[str, typer.Option(help="Which model to ask; name/version for one version.")] = DEFAULT_MODEL,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Labels to rank.  [default: the server's]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, with what served it.")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a table here.")] = None,
+    curl: Annotated[bool, typer.Option("--curl", help="Print the curl commands; send nothing.")] = False,
+    url: Annotated[str, typer.Option(help="The server's address for predictions.")] = URL,
+    concurrency: Annotated[int, typer.Option(min=1, max=CONNECTIONS, help="Requests in flight at once.")] = 8,
+) -> None:
+    """Label images: one line for each, in order.
+
+    The exit code is 0 when all were answered, 1 when some were not, and 2 when nothing could be asked.
+    """
+    with Client(url) as client, ExitStack() as stack:
+        if curl:
+            for file in _files(source):
+                print(client.curl(file, model, top_k))
+            return
+        named = _inputs(source)
+        writers: list[Writer] = [_print_json if as_json else _print_line]
+        if csv_file:
+            writers.append(stack.enter_context(_csv(csv_file)))
+        outcomes = client.predict_many((one for _, one in named), model, top_k, concurrency)
+        failed = _write(named, stack.enter_context(closing(outcomes)), writers)
+    if failed:
+        print(f"{failed:,} of {len(named):,} failed.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _inputs(source: str) -> Named:
+    if source == STDIN:
+        return [(STDIN, sys.stdin.buffer.read(BODY_LIMIT + 1))]
+    return [(file, Path(file)) for file in _files(source)]
+
+
+def _files(source: str) -> list[str]:
+    """The files that `source` stands for. ValueError where there are none."""
+    path = Path(source)
+    if source == STDIN or path.is_file():
+        return [source]
+    if not path.is_dir():
+        raise ValueError(f"{source}: there is no such file or folder.")
+    found = [str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGES]
+    if not found:
+        raise ValueError(f"{source}: the folder holds no image ({', '.join(IMAGES)}).")
+    return sorted(found, key=_natural)
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """Sorts 9.png before 10.png."""
+    parts = re.split(r"(\d+)", name)  # text, digits, text, …
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
+
+
+def _write(named: Named, outcomes: Iterator[Outcome], writers: list[Writer]) -> int:
+    """Writes each outcome as it comes; how many were errors. Raises the first that the next input would meet too."""
+    failed = 0
+    with _progress(len(named)) as progress:
+        task = progress.add_task("Predicting", total=len(named))
+        for (name, _), outcome in zip(named, outcomes, strict=True):
+            if _concerns_all(outcome):
+                raise outcome
+            for write in writers:
+                write(name, outcome)
+            failed += isinstance(outcome, Exception)
+            progress.advance(task)
+    return failed
+
+
+def _concerns_all(outcome: Outcome) -> TypeGuard[ClientError]:
+    """Whether the next input would meet the same: no server, no such model, no right to ask, no worker to be had."""
+    if isinstance(outcome, TimedOut):
+        return False
+    return isinstance(outcome, Unreachable | TokenRejected | UnknownModel) or getattr(outcome, "status", None) == BUSY
+
+
+def _progress(total: int) -> Progress:
+    """On stderr, for a person. Lines for stdout pass through it only where both are the one terminal."""
+    console = Console(stderr=True)
+    hidden = total < 2 or not console.is_terminal
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    return Progress(*columns, console=console, disable=hidden, redirect_stdout=sys.stdout.isatty())
+
+
+def _print_line(name: str, outcome: Outcome) -> None:
+    if not isinstance(outcome, Prediction):
+        print(f"{name}: {_sentence(outcome)}", file=sys.stderr)
+        return
+    first, *others = [f"{one.label} ({one.score:.3f})" for one in outcome.top]
+    print(f"{name}: {first}" + (f", then {', '.join(others)}" if others else ""))
+
+
+def _print_json(name: str, outcome: Outcome) -> None:
+    print(json.dumps({"input": name, **_fields(outcome)}))
+
+
+def _fields(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, Prediction):
+        return asdict(outcome)
+    return {"error": _sentence(outcome), "status": getattr(outcome, "status", None)}
+
+
+@contextmanager
+def _csv(path: Path) -> Iterator[Writer]:
+    """The file appears when all has been written."""
+    with publish(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, ["input", "label", "score", "error"], extrasaction="ignore")
+        table.writeheader()
+        yield lambda name, outcome: table.writerow({"input": name, **_fields(outcome)})
+
+
+def _sentence(error: ClientError | ValueError | OSError) -> str:
+    if isinstance(error, ClientError):
+        return error.words
+    return str(getattr(error, "strerror", None) or error)

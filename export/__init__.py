@@ -1,0 +1,1 @@
+"""Weights become one verified artifact and one archive per runtime."""

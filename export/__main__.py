@@ -1,0 +1,59 @@
+"""`python -m export MODEL`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from export.pipeline import export_runtime, goldens_of
+from export.runtime import runtime_module, runtime_names
+from export.trained import load_trained
+from training.commands import run
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A model of the zoo, trained.")],
+    runtime: Annotated[list[str] | None, typer.Option(help="Only this runtime; may be given several times.")] = None,
+    new_goldens: Annotated[
+        bool, typer.Option("--new-goldens", help="Ask the eager model for new goldens first.")
+    ] = False,
+    version: Annotated[str, typer.Option(help="The version that the archives are served as.")] = "1.0",
+    artifacts: Annotated[Path, typer.Option(help="Where training writes.")] = Path("artifacts"),
+    store: Annotated[Path, typer.Option(help="Where archives go.")] = Path("model_store"),
+    data_dir: Annotated[Path, typer.Option(help="Where downloaded data lies.")] = Path("data"),
+) -> None:
+    """Export trained weights to every runtime, verify each against eager, and pack an archive of each."""
+    console = Console()
+    trained = load_trained(model, artifacts)
+    chosen = _runtimes(runtime, console)
+    goldens = goldens_of(trained, new_goldens, data_dir)
+    for name in chosen:
+        with console.status(f"Exporting {model} to {name}"):
+            exported = export_runtime(trained, goldens, name, version, store)
+        verdict = exported.verdict
+        console.print(
+            f"{exported.name:20} {exported.seconds:5.1f} s {exported.bytes / 1e6:6.2f} MB   "
+            f"{verdict.compared} answers compared with eager, largest difference {verdict.max_abs:.2g} "
+            f"(limit {verdict.atol:g} + {verdict.rtol:g}·|eager|), {len(verdict.flips)} decided otherwise",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _runtimes(asked: list[str] | None, console: Console) -> list[str]:
+    """Those asked for, or all that this machine can export for; what is left out is said. Raises ValueError."""
+    missing = {name: runtime_module(name).missing() for name in asked or runtime_names()}
+    for name, reason in missing.items():
+        if reason and asked:
+            raise ValueError(f"Can't export for {name}: {reason}")
+        if reason:
+            console.print(f"[yellow]Left out: {name}.[/] {reason}", soft_wrap=True)
+    return [name for name, reason in missing.items() if not reason]
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,168 @@
+"""Comparing what something answered with what the eager model answers. Needs no torch."""
+
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.goldens import Goldens
+from export.runtime import Logits
+from training.inputs import Pixels
+
+TABLE = Path(__file__).with_name("tolerances.toml")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far from eager is the same: |a - b| ≤ atol + rtol · |b|.
+
+    `worst` is the largest |a - b| that was seen, and `reason` says where it comes from.
+    """
+
+    atol: float
+    rtol: float
+    worst: float
+    reason: str
+
+
+EXACT = Tolerance(0, 0, 0, "the same code on the same bytes")
+
+
+def tolerance(runtime: str, precision: str, device: str) -> Tolerance:
+    """The row of `tolerances.toml`. Raises ValueError when there is none: an unknown difference is not a small one."""
+    kind = device.partition(":")[0]
+    for row in tomllib.loads(TABLE.read_text())["tolerance"]:
+        if (row["runtime"], row["precision"], row["device"]) == (runtime, precision, kind):
+            return Tolerance(row["atol"], row["rtol"], row["worst"], row["reason"])
+    raise ValueError(f"{TABLE.name} has no row for {runtime} in {precision} on {kind}. Measure one and add it.")
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One input that is decided otherwise. `margin` is eager's first logit minus its second: how sure it was."""
+
+    golden: str
+    eager: int
+    answered: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The verdict over `compared` inputs.
+
+    `max_abs` is the largest |a - b|, None when the two can't be subtracted. `error_ratio` is the largest error against
+    float64 over eager's own: about 1 is as good as eager, 100 is worse and not just different. `sentence` says what is
+    wrong; it is empty when nothing is.
+    """
+
+    ok: bool
+    compared: int
+    max_abs: float | None
+    error_ratio: float | None
+    flips: tuple[Flip, ...]
+    atol: float
+    rtol: float
+    sentence: str = ""
+
+
+def compare(answered: Logits, goldens: Goldens, limit: Tolerance) -> Comparison:
+    """float32 logits [N, C] against eager's logits of `goldens` (N of them, in order)."""
+    wrong = _incomparable(answered, goldens.logits)
+    if wrong:
+        return Comparison(False, len(goldens), None, None, (), limit.atol, limit.rtol, wrong)
+    distance = np.abs(answered.astype(np.float64) - goldens.logits)  # [N, C]
+    close = distance <= limit.atol + limit.rtol * np.abs(goldens.logits)  # False for NaN
+    return Comparison(
+        ok=bool(close.all()),
+        compared=len(goldens),
+        max_abs=_finite(distance.max()),
+        error_ratio=_error_ratio(answered, goldens),
+        flips=tuple(_flips(answered, goldens)),
+        atol=limit.atol,
+        rtol=limit.rtol,
+        sentence=_worst_place(answered, goldens, distance, close),
+    )
+
+
+def compare_pixels(decoded: NDArray[Any], goldens: Goldens) -> Comparison:
+    """Decoded inputs against those that the goldens were made from. The same code must give the same bits."""
+    wrong = _incomparable(decoded, goldens.pixels)
+    if wrong:
+        return Comparison(False, len(goldens), None, None, (), 0, 0, wrong)
+    distance = np.abs(decoded.astype(np.int16) - goldens.pixels)  # [N, H, W, C]
+    different = [name for name, image in zip(goldens.names, distance, strict=True) if image.any()]
+    sentence = f"{len(different)} inputs decode to other pixels, first {different[0]}." if different else ""
+    return Comparison(not different, len(goldens), float(distance.max()), None, (), 0, 0, sentence)
+
+
+def batches(size: int, total: int) -> Iterator[slice]:
+    """`total` rows in batches of `size`, the last one maybe smaller."""
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def batch_sizes(max_batch: int) -> list[int]:
+    """The sizes that an artifact is compared at: 1, 2, 3, 7 and the maximum."""
+    return sorted({min(size, max_batch) for size in (1, 2, 3, 7, max_batch)})
+
+
+def run_goldens(run: Callable[[Pixels], Logits], goldens: Goldens, size: int) -> Logits:
+    """All goldens through a runtime, in batches of `size` → logits [N, C]."""
+    return np.concatenate([run(goldens.pixels[rows]) for rows in batches(size, len(goldens))])
+
+
+def worst_of(comparisons: Sequence[Comparison]) -> Comparison:
+    """Several comparisons as one: red if one is red, with the largest figures and all flips."""
+    chosen = next((one for one in comparisons if not one.ok), comparisons[0])
+    return Comparison(
+        ok=chosen.ok,
+        compared=sum(one.compared for one in comparisons),
+        max_abs=_largest(one.max_abs for one in comparisons),
+        error_ratio=_largest(one.error_ratio for one in comparisons),
+        flips=tuple(dict.fromkeys(flip for one in comparisons for flip in one.flips)),
+        atol=chosen.atol,
+        rtol=chosen.rtol,
+        sentence=chosen.sentence,
+    )
+
+
+def _largest(values: Iterator[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _incomparable(answered: NDArray[Any], expected: NDArray[Any]) -> str:
+    if answered.shape == expected.shape and answered.dtype == expected.dtype:
+        return ""
+    return f"It is {answered.dtype} {list(answered.shape)}; eager gives {expected.dtype} {list(expected.shape)}."
+
+
+def _worst_place(answered: Logits, goldens: Goldens, distance: NDArray[np.float64], close: NDArray[np.bool_]) -> str:
+    if close.all():
+        return ""
+    excess = np.where(close, -1, np.where(np.isnan(distance), np.inf, distance))
+    row, column = np.unravel_index(excess.argmax(), excess.shape)
+    there, here = answered[row, column], goldens.logits[row, column]
+    wrong = int((~close).any(axis=1).sum())
+    return (
+        f"{wrong} of {len(goldens)} differ, worst {goldens.names[row]}, logit {column}: {there:.7g}, eager {here:.7g}."
+    )
+
+
+def _error_ratio(answered: Logits, goldens: Goldens) -> float | None:
+    eager = np.abs(goldens.logits - goldens.oracle).max()
+    return _finite(np.abs(answered - goldens.oracle).max() / eager) if eager else None
+
+
+def _finite(value: np.floating[Any]) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _flips(answered: Logits, goldens: Goldens) -> Iterator[Flip]:
+    second, first = np.sort(goldens.logits, axis=1)[:, -2:].T  # each [N]
+    ours, theirs = answered.argmax(axis=1), goldens.logits.argmax(axis=1)  # each [N]
+    for row in np.flatnonzero(ours != theirs):
+        yield Flip(goldens.names[row], int(theirs[row]), int(ours[row]), float(first[row] - second[row]))

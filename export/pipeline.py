@@ -1,0 +1,145 @@
+"""From trained weights to verified archives. Nothing takes its final name before it was loaded back and compared."""
+
+import copy
+import platform
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export import archive, manifest, parity
+from export.goldens import Goldens
+from export.requests import make_requests
+from export.runtime import Loaded, runtime_module
+from export.trained import Trained
+from training.files import publish
+from training.inputs import decode
+from training.models import model_module
+
+PACKAGES = ("numpy", "pillow", "torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "torch-model-archiver")
+THREADS = 1
+
+
+@dataclass(frozen=True)
+class Exported:
+    name: str
+    seconds: float
+    bytes: int
+    verdict: parity.Comparison
+
+
+def goldens_of(trained: Trained, renew: bool, data_directory: Path) -> Goldens:
+    """The goldens beside the weights, made when there are none or when they are to be renewed.
+
+    Raises ValueError when they were answered by other weights: a changed model is never taken for the same one unasked.
+    """
+    path = trained.path.with_name("goldens.npz")
+    if path.exists() and not renew:
+        goldens = Goldens.read(path)
+        if (goldens.weights, goldens.contract) != (trained.digest, trained.contract.digest):
+            raise ValueError(
+                f"{path} was answered by other weights than {trained.path.name}. If the model was meant to change, "
+                f"make new goldens: python -m export {trained.contract.model} --new-goldens"
+            )
+        return goldens
+    goldens = make_goldens(trained, data_directory)
+    with publish(path) as draft:
+        goldens.write(draft)
+    return goldens
+
+
+def make_goldens(trained: Trained, data_directory: Path) -> Goldens:
+    """Held-out images as requests, answered one at a time by the network in float32 and in float64."""
+    splits = model_module(trained.contract.model).data(trained.metrics["data"]["source"], data_directory)
+    names, requests = zip(*make_requests(splits.held_out.images), strict=True)
+    pixels = np.concatenate([decode(body, trained.contract.input) for body in requests])
+    torch.set_num_threads(THREADS)
+    return Goldens(
+        weights=trained.digest,
+        contract=trained.contract.digest,
+        names=names,
+        requests=requests,
+        pixels=pixels,
+        logits=_answer(trained.network, pixels),
+        oracle=_answer(copy.deepcopy(trained.network).double(), pixels),
+    )
+
+
+@torch.inference_mode()
+def _answer(network: torch.nn.Module, pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([network(torch.from_numpy(image[None])).numpy() for image in pixels])
+
+
+def export_runtime(trained: Trained, goldens: Goldens, runtime: str, version: str, store: Path) -> Exported:
+    """Writes the artifact beside the weights and the archive into `store`, both verified, then the manifest.
+
+    Raises ValueError when what was made does not answer as eager does; nothing is published then.
+    """
+    start = time.perf_counter()
+    artifact = trained.path.with_name(runtime_module(runtime).ARTIFACT)
+    with publish(artifact) as draft:
+        runtime_module(runtime).export(trained, draft)
+        verdict = compare_artifact(draft, trained, goldens, runtime)
+    name = archive.archive_name(trained.contract.model, runtime)
+    with tempfile.TemporaryDirectory() as scratch, publish(store / f"{name}.mar") as draft:
+        packed = Path(scratch, f"{name}.mar")
+        files = [artifact, trained.path.with_name("contract.json"), trained.path.with_name("goldens.npz")]
+        archive.pack(packed, trained.contract.model, runtime, version, "cpu", trained.contract.max_batch, files)
+        _check_archive(packed, goldens, runtime)
+        contents = _contents(packed)
+        shutil.copyfile(packed, draft)
+    seconds = time.perf_counter() - start
+    file = manifest.describe(store / f"{name}.mar")
+    entry = manifest.Archive(
+        file=f"{name}.mar",
+        sha256=file.sha256,
+        bytes=file.bytes,
+        model=trained.contract.model,
+        runtime=runtime,
+        version=version,
+        device="cpu",
+        artifact=artifact.name,
+        weights=trained.digest,
+        contract=trained.contract.digest,
+        export_seconds=round(seconds, 3),
+        files=contents,
+        versions={"python": platform.python_version()} | {package: installed(package) for package in PACKAGES},
+    )
+    manifest.add(store, name, entry)
+    return Exported(name, seconds, file.bytes, verdict)
+
+
+def compare_artifact(path: Path, trained: Trained, goldens: Goldens, runtime: str) -> parity.Comparison:
+    """Loads an artifact back and compares it with eager at every batch size. Raises ValueError when they differ."""
+    loaded: Loaded = runtime_module(runtime).load(path, "cpu", THREADS)
+    if (loaded.contract, loaded.weights) != (trained.contract, trained.digest):
+        raise ValueError(f"The {runtime} artifact doesn't carry the contract and weights that it was made from.")
+    limit = parity.tolerance(runtime, loaded.precision, loaded.device)
+    sizes = parity.batch_sizes(trained.contract.max_batch)
+    verdict = parity.worst_of(
+        [parity.compare(parity.run_goldens(loaded, goldens, size), goldens, limit) for size in sizes]
+    )
+    if not verdict.ok:
+        raise ValueError(
+            f"The {runtime} artifact does not answer as eager does, so it was not published. {verdict.sentence}"
+        )
+    return verdict
+
+
+def _check_archive(packed: Path, goldens: Goldens, runtime: str) -> None:
+    for hop in archive.inprocess_hops(packed, goldens, runtime, THREADS):
+        if not hop.comparison.ok:
+            raise ValueError(
+                f"{packed.name} differs from eager at {hop.hop}, so it was not published. {hop.comparison.sentence}"
+            )
+
+
+def _contents(packed: Path) -> dict[str, manifest.File]:
+    with archive.unpacked(packed) as directory:
+        paths = sorted(path for path in directory.rglob("*") if path.is_file())
+        return {str(path.relative_to(directory)): manifest.describe(path) for path in paths}

@@ -1,0 +1,75 @@
+"""What the runtimes have in common: how they are found, and what a loaded artifact is."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export import runtimes
+from training.contract import Contract
+from training.inputs import Pixels
+
+if TYPE_CHECKING:
+    from export.trained import Trained
+
+Logits = NDArray[np.float32]
+
+# The metadata that every artifact carries.
+CONTRACT = "contract"
+WEIGHTS = "weights_sha256"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An artifact, loaded: uint8 [B, *input.shape] → float32 logits [B, len(labels)], and what computes them.
+
+    `weights` is the SHA-256 of the weights that the artifact was made from.
+    """
+
+    run: Callable[[Pixels], Logits]
+    contract: Contract
+    weights: str
+    provider: str
+    device: str
+    precision: str = "float32"
+    tf32: bool = False
+
+    def __call__(self, batch: Pixels) -> Logits:
+        logits = self.run(batch)
+        expected = (len(batch), len(self.contract.labels))
+        if logits.shape != expected or logits.dtype != np.float32:
+            raise RuntimeError(f"The graph gave {logits.dtype} {logits.shape}; the contract says float32 {expected}.")
+        return logits
+
+
+class Runtime(Protocol):
+    """What a file in `export/runtimes` offers."""
+
+    ARTIFACT: str
+
+    def missing(self) -> str | None:
+        """Why this machine can't export for this runtime, with what to do about it; None when it can."""
+
+    def export(self, trained: "Trained", path: Path) -> None:
+        """Writes the artifact to `path`, with the contract and the digest of the weights in it."""
+
+    def load(self, path: Path, device: str, threads: int) -> Loaded:
+        """Loads an artifact on `device` ("cpu", "cuda:0", …); on the CPU it runs on `threads` threads."""
+
+
+def runtime_names() -> list[str]:
+    """The runtimes that there are, eager first."""
+    names = [module.name for module in pkgutil.iter_modules(runtimes.__path__)]
+    return sorted(names, key=lambda name: (name != "eager", name))
+
+
+def runtime_module(name: str) -> Runtime:
+    """Raises ValueError for a runtime that there isn't."""
+    if name not in runtime_names():
+        raise ValueError(f"There is no runtime {name!r}. Choose one of: {', '.join(runtime_names())}.")
+    return cast(Runtime, importlib.import_module(f"export.runtimes.{name}"))

@@ -1,0 +1,74 @@
+"""ONNX: the network captured as an ONNX graph, run by ONNX Runtime, which needs no torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnxruntime
+
+from export.runtime import CONTRACT, WEIGHTS, Loaded, Logits
+from training.contract import Contract
+from training.inputs import Pixels
+
+if TYPE_CHECKING:
+    from export.trained import Trained
+
+ARTIFACT = "model.onnx"
+
+
+def missing() -> str | None:
+    return None
+
+
+def export(trained: "Trained", path: Path) -> None:
+    """Weights are kept inside the file, which the format allows up to 2 GB."""
+    import torch
+
+    batch = torch.export.Dim("batch", min=1, max=trained.contract.max_batch)
+    program = torch.onnx.export(
+        trained.network,
+        (trained.example,),
+        dynamo=True,
+        dynamic_shapes=({0: batch},),
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props.update(trained.metadata)
+    program.save(path, external_data=False)
+
+
+def load(path: Path, device: str, threads: int) -> Loaded:
+    session = _session(path, device, threads)
+    metadata = session.get_modelmeta().custom_metadata_map
+
+    def run(batch: Pixels) -> Logits:
+        logits: Logits = session.run(["logits"], {"images": batch})[0]
+        return logits
+
+    return Loaded(
+        run=run,
+        contract=Contract.from_json(metadata[CONTRACT]),
+        weights=metadata[WEIGHTS],
+        provider=session.get_providers()[0],
+        device=device,
+    )
+
+
+def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
+    """A session that runs every node on `device`, or RuntimeError.
+
+    ONNX Runtime by itself falls back to the CPU, for the session or for single nodes, and computes with TF32 on CUDA.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    kind, _, index = device.partition(":")
+    if kind == "cpu":
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    onnxruntime.preload_dlls()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    settings = {"device_id": index or "0", "use_tf32": "0"}
+    session = onnxruntime.InferenceSession(path, options, providers=[("CUDAExecutionProvider", settings)])
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise RuntimeError(f"Device {device} was asked for, and ONNX Runtime chose {session.get_providers()[0]}.")
+    return session

@@ -1,0 +1,54 @@
+"""What training left behind, checked before anything is made from it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.runtime import CONTRACT, WEIGHTS
+from training import weights
+from training.contract import Contract
+from training.files import sha256
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network in evaluation mode, float32, on the CPU. `digest` is the SHA-256 of its weights file `path`."""
+
+    network: nn.Module
+    contract: Contract
+    path: Path
+    digest: str
+    metrics: Mapping[str, Any]
+
+    @property
+    def example(self) -> torch.Tensor:
+        """uint8 [2, *input.shape] to trace with: a batch of 1 would be baked in as a constant."""
+        generator = np.random.default_rng(0)
+        return torch.from_numpy(generator.integers(0, 256, (2, *self.contract.input.shape), np.uint8))
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What every artifact carries."""
+        return {CONTRACT: self.contract.to_json(), WEIGHTS: self.digest}
+
+
+def load_trained(model: str, artifacts: Path) -> Trained:
+    """Reads `artifacts/<model>/`. Raises ValueError when weights, contract and metrics don't belong together."""
+    path = artifacts / model / "weights.safetensors"
+    metrics_path = path.with_name("metrics.json")
+    if not path.exists() or not metrics_path.exists():
+        raise ValueError(f"{path} or {metrics_path.name} is missing. Train first: python -m training {model}")
+    metrics = json.loads(metrics_path.read_bytes())
+    digest = sha256(path)
+    if metrics["weights_sha256"] != digest:
+        raise ValueError(f"{path} is not the file whose accuracy {metrics_path} states. Train again, or restore it.")
+    network, contract = weights.read(path)
+    if Contract.read(path.with_name("contract.json")) != contract:
+        raise ValueError(f"{path} carries another contract than the contract.json beside it. Train again.")
+    return Trained(network, contract, path, digest, metrics)

@@ -1,0 +1,55 @@
+"""The predictor as TorchServe calls it. TorchServe wants one class here, with these two methods and no base class."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from export.goldens import Goldens
+from serve.predictor import Predictor, Request
+from serve.protocol import TOP_K
+
+
+class Handler:
+    def initialize(self, context: Any) -> None:
+        """Called once in each worker, before it is READY. What it raises keeps the worker from taking requests."""
+        properties, config = context.system_properties, context.model_yaml_config
+        device = "cpu" if properties["gpu_id"] is None else f"cuda:{properties['gpu_id']}"
+        if config["deviceType"] != ("cpu" if device == "cpu" else "gpu"):
+            raise RuntimeError(
+                f"The archive asks for deviceType {config['deviceType']}; this worker was given {device}."
+            )
+        directory = Path(properties["model_dir"])
+        self.predictor = Predictor.load(
+            directory=directory,
+            runtime=config["runtime"],
+            device=device,
+            threads=int(os.environ["OMP_NUM_THREADS"]),
+            name=context.model_name,
+            version=context.manifest["model"]["modelVersion"],
+        )
+        self.predictor.check(Goldens.read(directory / "goldens.npz"))
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """Exactly one answer for each of `data`; TorchServe fails the whole batch otherwise."""
+        answers = self.predictor.answer([_request(row, context, index) for index, row in enumerate(data)])
+        for index, answer in enumerate(answers):
+            context.set_response_status(answer.status, "" if answer.status == 200 else "refused", index)
+            context.set_response_content_type(index, answer.content_type)
+            for name, value in answer.headers.items():
+                context.set_response_header(index, name, value)
+        return [answer.body for answer in answers]
+
+
+def _request(row: dict[str, Any], context: Any, index: int) -> Request:
+    """A raw body arrives as `body`, a form's file as the form's field; each with a content type of its own."""
+    headers = context.get_all_request_header(index)
+    plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    field, *others = row or {"body": b""}
+    return Request(
+        body=bytes(row.get(field, b"")),
+        others=tuple(others),
+        content_type=headers.get(field, {}).get("content-type", ""),
+        accept=plain.get("accept", ""),
+        top_k=plain.get(TOP_K.lower(), ""),
+        describe=plain.get("describe") == "True",
+    )

@@ -1,0 +1,100 @@
+"""An unpacked archive, run in this process with no server: `cd ARCHIVE && python -m serve.inprocess answers OUT.npz`.
+
+`answers` writes what the goldens become at each hop, `timings` how long it takes; both as `.npz`.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from export import parity
+from export.goldens import Goldens
+from serve.predictor import Predictor, Request
+from serve.protocol import NPY
+from training.inputs import decode
+
+HERE = Path()
+ROUNDS = 5
+
+
+def answers() -> dict[str, NDArray[Any]]:
+    """The pixels of the goldens, and their logits by the runtime and by the handler at each batch size."""
+    goldens, handler = Goldens.read(HERE / "goldens.npz"), _handler()
+    predictor = handler.predictor
+    found = {"pixels": np.concatenate([decode(body, predictor.contract.input) for body in goldens.requests])}
+    for size in parity.batch_sizes(predictor.contract.max_batch):
+        found[f"runtime_{size}"] = parity.run_goldens(predictor.loaded, goldens, size)
+        found[f"handler_{size}"] = _by_handler(handler, goldens, size)
+    return found | {f"attested_{name}": np.array(value) for name, value in predictor.attestation.items()}
+
+
+def _context(requests: int) -> Any:
+    """What TorchServe gives to a handler, made of TorchServe's own classes."""
+    from ts.context import Context, RequestProcessor
+
+    manifest = json.loads((HERE / "MAR-INF/MANIFEST.json").read_bytes())
+    config = yaml.safe_load((HERE / manifest["model"]["configFile"]).read_text())
+    gpu = 0 if config["deviceType"] == "gpu" else None
+    context = Context(manifest["model"]["modelName"], str(HERE), manifest, requests, gpu, "", model_yaml_config=config)
+    context.request_processor = [
+        RequestProcessor({"Accept": NPY, "body": {"content-type": ""}}) for _ in range(requests)
+    ]
+    return context
+
+
+def _handler() -> Any:
+    """The archive's handler, found and initialised as TorchServe does it."""
+    context = _context(1)
+    handler = importlib.import_module(context.manifest["model"]["handler"].removesuffix(".py")).Handler()
+    handler.initialize(context)
+    return handler
+
+
+def _by_handler(handler: Any, goldens: Goldens, size: int) -> NDArray[np.float32]:
+    """All goldens as TorchServe would hand them over, in batches of `size` → logits [N, C]."""
+    bodies: list[bytes] = []
+    for rows in parity.batches(size, len(goldens)):
+        data = [{"body": bytearray(body)} for body in goldens.requests[rows]]
+        bodies += handler.handle(data, _context(len(data)))
+    return np.concatenate([np.load(BytesIO(body)) for body in bodies])
+
+
+def timings() -> dict[str, NDArray[Any]]:
+    """Seconds: `load`, `cold` (the first answer), `one` and `batch` (each answer at batch 1, at `batch_size`)."""
+    goldens, context = Goldens.read(HERE / "goldens.npz"), _context(1)
+    runtime, threads = context.model_yaml_config["runtime"], int(os.environ["OMP_NUM_THREADS"])
+    device = "cpu" if context.system_properties["gpu_id"] is None else "cuda:0"
+    start = time.perf_counter()
+    predictor = Predictor.load(HERE, runtime, device, threads, "in-process", "")
+    load = time.perf_counter() - start
+    requests = [Request(body) for body in goldens.requests]
+    largest = [requests[index % len(requests)] for index in range(predictor.contract.max_batch)]
+    cold = _seconds(predictor, requests[:1])
+    for _ in range(ROUNDS):  # warm-up
+        predictor.answer(largest)
+        predictor.answer(requests[:1])
+    one = [_seconds(predictor, [request]) for _ in range(ROUNDS) for request in requests]
+    batch = [_seconds(predictor, largest) for _ in range(4 * ROUNDS)]
+    figures = {"load": load, "cold": cold, "one": one, "batch": batch, "batch_size": len(largest)}
+    return {name: np.array(value) for name, value in figures.items()}
+
+
+def _seconds(predictor: Predictor, requests: Sequence[Request]) -> float:
+    start = time.perf_counter()
+    predictor.answer(requests)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    command, out = sys.argv[1:]
+    np.savez(out, allow_pickle=False, **{"answers": answers, "timings": timings}[command]())

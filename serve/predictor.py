@@ -1,0 +1,198 @@
+"""Bytes → answers: load, decode, predict, encode. Knows no server; `handler.py` fits it to TorchServe."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export import parity
+from export.goldens import Goldens
+from export.runtime import Loaded, Logits, runtime_module
+from serve.protocol import ATTESTED, DEFAULT_TOP_K, JSON, NPY, TOP_K
+from training.contract import Contract
+from training.files import sha256
+from training.inputs import BadInput, Pixels, decode, is_npy
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came, header values as they were sent ("" when absent).
+
+    `others` names what came beside the body: more files of a form, or parameters of the URL.
+    """
+
+    body: bytes
+    others: tuple[str, ...] = ()
+    content_type: str = ""
+    accept: str = ""
+    top_k: str = ""
+    describe: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A request that was understood. `pixels` is uint8 [N, *input.shape]; `single` says that it came as one image."""
+
+    pixels: Pixels
+    single: bool
+    lossless: bool
+    top_k: int
+
+
+class Predictor:
+    """A model ready to answer. `attestation` says what computes the answers, field by field of `protocol.ATTESTED`."""
+
+    def __init__(self, loaded: Loaded, attestation: Mapping[str, str]) -> None:
+        self.loaded = loaded
+        self.contract = loaded.contract
+        self.attestation = attestation
+
+    @classmethod
+    def load(cls, directory: Path, runtime: str, device: str, threads: int, name: str, version: str) -> "Predictor":
+        """Loads an unpacked archive. RuntimeError when its parts don't belong together."""
+        module = runtime_module(runtime)
+        artifact = directory / module.ARTIFACT
+        loaded = module.load(artifact, device, threads)
+        if loaded.contract != Contract.read(directory / "contract.json"):
+            raise RuntimeError(f"{artifact.name} and contract.json hold different contracts. Export again.")
+        attestation = {
+            "model": name,
+            "version": version,
+            "weights": loaded.weights,
+            "artifact": sha256(artifact),
+            "contract": loaded.contract.digest,
+            "runtime": runtime,
+            "provider": loaded.provider,
+            "device": loaded.device,
+            "precision": loaded.precision,
+            "tf32": "on" if loaded.tf32 else "off",
+        }
+        return cls(loaded, attestation)
+
+    def check(self, goldens: Goldens) -> None:
+        """Answers the goldens as requests. Raises RuntimeError unless every answer is eager's, within tolerance."""
+        if goldens.weights != self.loaded.weights:
+            raise RuntimeError(
+                "The goldens were answered by other weights than this artifact's. Export with new goldens."
+            )
+        limit = parity.tolerance(self.attestation["runtime"], self.loaded.precision, self.loaded.device)
+        requests = [Request(body, accept=NPY) for body in goldens.requests]
+        parts = parity.batches(self.contract.max_batch, len(goldens))
+        answers = [answer for part in parts for answer in self.answer(requests[part])]
+        refused = next((answer for answer in answers if answer.status != 200), None)
+        if refused:
+            raise RuntimeError(f"A golden was refused: {refused.body.decode()}")
+        logits = np.concatenate([np.load(BytesIO(answer.body)) for answer in answers])
+        verdict = parity.compare(logits, goldens, limit)
+        if not verdict.ok:
+            raise RuntimeError(f"The goldens are answered wrongly: {verdict.sentence}")
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """One answer for each request, in order. A bad request gets a 400 and doesn't touch its batch-mates."""
+        queries = [self._understand(request) for request in requests]
+        good = [query for query in queries if isinstance(query, Query)]
+        logits = iter(self.predict([query.pixels for query in good]))
+        rows = min(sum(len(query.pixels) for query in good), self.contract.max_batch)
+        headers = {ATTESTED[name]: value for name, value in self.attestation.items()} | {
+            ATTESTED["batch_size"]: str(rows)
+        }
+        return [
+            replace(self.encode(next(logits), query), headers=headers) if isinstance(query, Query) else query
+            for query in queries
+        ]
+
+    def decode(self, request: Request) -> Query:
+        """Raises BadInput."""
+        if request.others:
+            raise BadInput(f"Beside the body came {', '.join(request.others)}. Send one body, and options as headers.")
+        top_k = self._top_k(request.top_k)
+        lossless = _wants_npy(request.accept)
+        pixels = decode(request.body, self.contract.input, request.content_type)
+        return Query(pixels, not is_npy(request.content_type), lossless, top_k)
+
+    def predict(self, inputs: Sequence[Pixels]) -> list[Logits]:
+        """Several uint8 [N_i, *input.shape] → as many float32 [N_i, C], computed together by `max_batch` rows."""
+        if not inputs:
+            return []
+        rows = np.concatenate(inputs)
+        logits = np.concatenate(
+            [self.loaded(rows[part]) for part in parity.batches(self.contract.max_batch, len(rows))]
+        )
+        return np.split(logits, np.cumsum([len(pixels) for pixels in inputs])[:-1])
+
+    def encode(self, logits: Logits, query: Query) -> Answer:
+        """float32 [N, C] → an npy file, or JSON with the most probable labels."""
+        if query.lossless:
+            return Answer(200, NPY, _npy(logits))
+        if not np.isfinite(logits).all():
+            return failure(
+                500, "NotFinite", "The model gave a value that is not finite. Ask for npy to see the logits."
+            )
+        predictions = [self._prediction(row, query.top_k) for row in logits]
+        return _json(200, predictions[0] if query.single else {"predictions": predictions})
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What every prediction attests, and the contract."""
+        return {"attestation": dict(self.attestation), "contract": self.contract.model_dump(mode="json")}
+
+    def _understand(self, request: Request) -> Query | Answer:
+        if request.describe:
+            return _json(200, self.description)
+        try:
+            return self.decode(request)
+        except BadInput as error:
+            return failure(400, "BadInput", str(error))
+
+    def _prediction(self, logits: Logits, top_k: int) -> dict[str, Any]:
+        """float32 [C] → the `top_k` labels with their softmax, computed in float64."""
+        shifted = np.exp(logits.astype(np.float64) - logits.max())
+        scores = shifted / shifted.sum()
+        best = np.argsort(-logits, kind="stable")[:top_k]
+        top = [{"label": self.contract.labels[index], "score": float(scores[index])} for index in best]
+        return {**top[0], "top": top}
+
+    def _top_k(self, text: str) -> int:
+        classes = len(self.contract.labels)
+        if not text:
+            return min(DEFAULT_TOP_K, classes)
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= classes):
+            raise BadInput(f"{TOP_K} is {text[:40]!r}. Send a whole number from 1 to {classes}.")
+        return int(text)
+
+
+def failure(status: int, kind: str, sentence: str) -> Answer:
+    """An error in the form that TorchServe gives its own errors."""
+    return _json(status, {"code": status, "type": kind, "message": sentence})
+
+
+def _wants_npy(accept: str) -> bool:
+    """Whether the logits are asked for rather than JSON. Raises BadInput when neither would do."""
+    wanted = {part.partition(";")[0].strip().lower() for part in accept.split(",")} - {""}
+    if NPY in wanted:
+        return True
+    if not wanted or wanted & {"*/*", "application/*", JSON}:
+        return False
+    raise BadInput(f"Accept is {accept[:80]!r}. Ask for {JSON} or {NPY}.")
+
+
+def _npy(array: Logits) -> bytes:
+    stream = BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _json(status: int, value: Mapping[str, Any]) -> Answer:
+    return Answer(status, JSON, json.dumps(value, allow_nan=False, ensure_ascii=False).encode())

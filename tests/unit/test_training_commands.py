@@ -1,0 +1,60 @@
+"""How commands end."""
+
+import errno
+import sys
+
+import pytest
+import typer
+
+from training.commands import run
+
+
+def end(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """The exit code of a command that ends with `error`."""
+    app = typer.Typer()
+
+    @app.command()
+    def command() -> None:
+        if error:
+            raise error
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as exit_:
+        run(app)
+    return exit_.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("Train first."), "error: Train first.\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device.\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "artifacts"), "error: artifacts: Permission denied.\n"),
+        (ConnectionError("refused by 127.0.0.1"), "error: refused by 127.0.0.1\n"),
+    ],
+)
+def test_a_mistake_of_the_users_is_one_sentence_and_exit_code_2(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert end(error, monkeypatch) == 2
+    assert capsys.readouterr() == ("", sentence)
+
+
+def test_success_is_exit_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert end(None, monkeypatch) == 0
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert end(KeyboardInterrupt(), monkeypatch) == 130
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def command() -> None:
+        raise AssertionError("our own")
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(AssertionError, match="our own"):
+        run(app)

@@ -1,0 +1,79 @@
+"""A folder in which a user has worked: trained, exported and, maybe, served; all by the real commands."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.client import Client
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """`artifacts/`, `model_store/` and `.serve/` lie in `folder`. A server's ports begin at `port`."""
+
+    folder: Path
+    port: int
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts" / "digits"
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "model_store"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://127.0.0.1:{self.port + 1}"
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return ("--url", self.url, "--management-url", self.management_url)
+
+    def client(self, **options: object) -> Client:
+        return Client(self.url, self.management_url, **options)  # type: ignore[arg-type]
+
+    def copy_to(self, folder: Path) -> "Workspace":
+        """The same files elsewhere, with ports of its own."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".serve"))
+        return Workspace(folder, free_port())
+
+    def run(
+        self, *command: str, check: bool = True, environment: Mapping[str, str] | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """`python -m COMMAND` as a user types it in this folder. With `check`, a failure of it fails the test."""
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+        assert not (check and done.returncode), f"{command} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done
+
+
+def free_port() -> int:
+    """The first of five ports in a row that nothing listens on."""
+    for port in range(20000 + os.getpid() % 10000, 40000, 5):
+        if all(_is_free(port + offset) for offset in range(5)):
+            return port
+    raise RuntimeError("no five free ports in a row")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0

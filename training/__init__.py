@@ -1,0 +1,1 @@
+"""Data and a network become `weights.safetensors` and `contract.json`."""

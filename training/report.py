@@ -1,0 +1,156 @@
+"""What a training leaves behind: contract, pictures, samples, weights and, last of all, `metrics.json`."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchmetrics.functional import classification
+
+from training import weights
+from training.files import publish, sha256
+from training.loop import Job, Trained, predict
+from training.models import Split
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "torchmetrics")
+SHOWN = 24
+
+
+def publish_all(folder: Path, job: Job, trained: Trained) -> dict[str, Any]:
+    """Publishes the results of a training; returns what `metrics.json` says.
+
+    That file is written last and holds the digest of the weights, so when it fits them everything is of one training.
+    """
+    held_out, labels = job.data.held_out, job.contract.labels
+    logits = predict(trained.network, held_out, job.device)
+    publish_text(folder / "contract.json", job.contract.to_json())
+    publish_picture(folder / "confusion.png", confusion_picture(logits, held_out, labels))
+    publish_picture(folder / "misclassified.png", misclassified_picture(logits, held_out, labels))
+    publish_samples(folder / "samples", held_out, job.model.SAMPLE_NAMES)
+    weights.write(folder / "weights.safetensors", trained.network, job.contract)
+    metrics = {
+        **scores(logits, held_out, labels),
+        **origin(job, trained),
+        "weights_sha256": sha256(folder / "weights.safetensors"),
+        "contract_sha256": sha256(folder / "contract.json"),
+    }
+    publish_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def scores(logits: Tensor, split: Split, labels: tuple[str, ...]) -> dict[str, Any]:
+    """Accuracy over a split, and precision, recall, f1 and support for each label."""
+    wanted, count = torch.from_numpy(split.labels), len(labels)
+    measures: dict[str, Callable[..., Tensor]] = {
+        "precision": classification.multiclass_precision,
+        "recall": classification.multiclass_recall,
+        "f1": classification.multiclass_f1_score,
+    }
+    columns = {name: measure(logits, wanted, count, average=None).tolist() for name, measure in measures.items()}
+    columns["support"] = torch.bincount(wanted, minlength=count).tolist()
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    wrong = int((logits.argmax(dim=1) != wanted).sum())
+    return {
+        "accuracy": (len(split) - wrong) / len(split),
+        "wrong": wrong,
+        "classes": dict(zip(labels, rows, strict=True)),
+    }
+
+
+def origin(job: Job, trained: Trained) -> dict[str, Any]:
+    """Where the weights come from: enough to make them again."""
+    return {
+        "model": job.contract.model,
+        "data": {
+            "source": job.data.source,
+            "fingerprint": job.data.fingerprint,
+            "sizes": {name: len(split) for name, split in job.data.splits.items()},
+        },
+        "best_epoch": trained.best.epoch,
+        "validation_accuracy": trained.best.accuracy,
+        "settings": job.settings,
+        "seed": job.seed,
+        "device": device_name(job.device),
+        "training_seconds": round(trained.seconds, 2),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "git_commit": git_commit(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, with `-dirty` behind it when files differ from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def confusion_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> Figure:
+    """Counts of true label (rows) against answer (columns)."""
+    wanted = torch.from_numpy(split.labels)
+    counts = classification.multiclass_confusion_matrix(logits, wanted, len(labels)).numpy()
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues")
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if count > counts.max() / 2 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=colour)
+    axes.set(xlabel="answer", ylabel="true label", title=f"Held out: {len(split):,} inputs")
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
+    return figure
+
+
+def misclassified_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> Figure:
+    """Held-out images with a wrong answer, those first that the network was surest of."""
+    scores, answers = (part.numpy() for part in logits.softmax(dim=1).max(dim=1))
+    wrong = np.flatnonzero(answers != split.labels)
+    worst = wrong[np.argsort(-scores[wrong])][:SHOWN]
+    figure = Figure(figsize=(9, 1 + 1.6 * max(1, -(-len(worst) // 6))), layout="constrained")
+    figure.suptitle(f"Misclassified: {len(wrong):,} of {len(split):,} (true label → answer, its score)")
+    for place, index in enumerate(worst):
+        axes = figure.add_subplot(-(-len(worst) // 6), 6, place + 1)
+        axes.imshow(pixels(split.images[index]), cmap="gray")
+        axes.set_title(f"{labels[split.labels[index]]} → {labels[answers[index]]}, {scores[index]:.2f}", fontsize=10)
+        axes.axis("off")
+    return figure
+
+
+def pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Without the axis of a single channel: [height, width] for grey, [height, width, 3] for RGB."""
+    return image[..., 0] if image.shape[-1] == 1 else image
+
+
+def publish_samples(folder: Path, split: Split, names: tuple[str, ...]) -> None:
+    """The first image of each label that the split holds, as a PNG file to predict."""
+    for label, name in enumerate(names):
+        for image in split.images[split.labels == label][:1]:
+            with publish(folder / f"{name}.png") as draft:
+                Image.fromarray(pixels(image)).save(draft)
+
+
+def publish_picture(path: Path, figure: Figure) -> None:
+    with publish(path) as draft:
+        figure.savefig(draft, dpi=120)
+
+
+def publish_text(path: Path, text: str) -> None:
+    with publish(path) as draft:
+        draft.write_text(text, encoding="utf-8")

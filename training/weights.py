@@ -1,0 +1,53 @@
+"""`weights.safetensors`: a network's weights with the contract that they were trained for.
+
+Archives carry this module, so it imports nothing but torch, safetensors, pydantic and `training`.
+"""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from training.contract import Contract
+from training.files import publish
+from training.models import model_module
+
+AGAIN = "Train again to replace it."
+
+
+def write(path: Path, network: nn.Module, contract: Contract) -> None:
+    """Publishes the weights; the contract's JSON is in the file's metadata."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with publish(path) as draft:
+        draft.write_bytes(save(tensors, metadata={"contract": contract.to_json()}))
+
+
+def read(path: Path) -> tuple[nn.Module, Contract]:
+    """The trained network (float32, on the CPU, in eval mode) and its contract.
+
+    Raises ValueError when the file is missing or damaged, holds no contract, or does not fit the network.
+    """
+    tensors, contract = _load(path)
+    network = model_module(contract.model).network(contract)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network of {contract.model}. {AGAIN}") from error
+    return network.float().eval(), contract
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], Contract]:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing. Train first: python -m training {path.parent.name}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}). {AGAIN}") from None
+    try:
+        return tensors, Contract.from_json(metadata["contract"])
+    except (KeyError, ValidationError):
+        raise ValueError(f"{path} holds no contract of this version. {AGAIN}") from None
