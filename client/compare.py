@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from client.client import MANAGEMENT_URL, URL, Client
 from client.environment import environment
+from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.tables import Figures, Row, tables
 from client.timing import Target, Timing
 from export import parity
@@ -133,27 +134,27 @@ def _npy(pixels: NDArray[np.uint8]) -> bytes:
 
 def compare(
     models: Annotated[list[str] | None, typer.Argument(help="Served models to compare; all by default.")] = None,
-    artifacts: Annotated[Path, typer.Option(help="Where training and export write.")] = Path("artifacts"),
-    store: Annotated[Path, typer.Option(help="Where the archives are.")] = Path("model_store"),
-    url: Annotated[str, typer.Option(help="Where predictions are asked; a server on this machine.")] = URL,
-    management_url: Annotated[str, typer.Option(help="Where models are managed.")] = MANAGEMENT_URL,
+    artifacts: Artifacts = Path("artifacts"),
+    store: Store = Path("model_store"),
+    url: Url = URL,
+    management_url: ManagementUrl = MANAGEMENT_URL,
 ) -> None:
     """Measure every runtime, in process and served, beside its difference from eager. Takes a minute or two."""
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"compare needs {package}. Install it, or make setup where this project lies.")
-    console = Console()
+    screen = console()
     with Client(url, management_url) as client:
         archives = Manifest.read(store).choose(models or client.models())
         check(store, archives)
         for model in sorted({archive.model for archive in archives.values()}):
             chosen = {name: archive for name, archive in archives.items() if archive.model == model}
             folder = artifacts / model
-            rows = _measure(client, chosen, folder, store, console)
+            rows = _measure(client, chosen, folder, store, screen)
             _write(folder, rows)
             for table in tables(rows):
-                console.print(table)
-            console.print(f"The figures are in {folder}/compare.json, drawn in {folder}/compare.png.", soft_wrap=True)
+                screen.print(table)
+            screen.print(f"The figures are in {folder}/compare.json, drawn in {folder}/compare.png.", soft_wrap=True)
 
 
 def _write(folder: Path, rows: list[Row]) -> None:
@@ -166,11 +167,11 @@ def _write(folder: Path, rows: list[Row]) -> None:
         draw(rows, draft)
 
 
-def _measure(client: Client, archives: dict[str, Archive], folder: Path, store: Path, console: Console) -> list[Row]:
+def _measure(client: Client, archives: dict[str, Archive], folder: Path, store: Path, screen: Console) -> list[Row]:
     """All contenders in turn, in each round the other way round, so that a machine's moods meet them all."""
     goldens, threads = Goldens.read(folder / "goldens.npz"), threads_per_worker(len(client.models()))
     contenders = [Contender(client, name, archive, store, goldens, threads) for name, archive in archives.items()]
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=screen, transient=True) as progress:
         task = progress.add_task("Comparing", total=ROUNDS * len(contenders))
         for turn in range(ROUNDS):
             for contender in contenders[:: 1 if turn % 2 == 0 else -1]:

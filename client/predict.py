@@ -17,6 +17,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from client.answers import Prediction
 from client.client import CONNECTIONS, URL, Client, Outcome
 from client.errors import BUSY, ClientError, TimedOut, TokenRejected, UnknownModel, Unreachable
+from client.options import Url
 from client.payloads import Input
 from serve.protocol import BODY_LIMIT
 from training.files import publish
@@ -36,7 +37,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, with what served it.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a table here.")] = None,
     curl: Annotated[bool, typer.Option("--curl", help="Print the curl commands; send nothing.")] = False,
-    url: Annotated[str, typer.Option(help="The server's address for predictions.")] = URL,
+    url: Url = URL,
     concurrency: Annotated[int, typer.Option(min=1, max=CONNECTIONS, help="Requests in flight at once.")] = 8,
 ) -> None:
     """Label images: one line for each, in order.

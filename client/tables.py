@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 Figures = dict[str, float]
@@ -41,12 +42,12 @@ BLOCKS: dict[str, dict[str, tuple[str, tuple[float, str]]]] = {
 def tables(rows: list[Row]) -> Iterable[Table]:
     """One row per runtime in each table; a median, with the lowest and highest of the rounds where they differ."""
     for title, block in BLOCKS.items():
-        table = Table("model", *block, title=title, title_justify="left")
+        table = Table("model", *block, title=title, title_justify="left", box=box.SIMPLE)
         for row in rows:
             table.add_row(row["model"], *(_cell(row[name], *form) for name, form in block.values()))
         yield table
     columns = ("model", "provider", "largest difference", "error ratio", "flips")
-    proof = Table(*columns, title="The same as eager", title_justify="left")
+    proof = Table(*columns, title="The same as eager", title_justify="left", box=box.SIMPLE)
     for row in rows:
         figures = [f"{row[name]:.2g}" if row[name] is not None else "–" for name in ("max_abs", "error_ratio")]
         proof.add_row(row["model"], row["provider"], *figures, str(row["flips"]))

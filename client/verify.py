@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from client.client import MANAGEMENT_URL, URL, Client
 from client.http_hops import CannotCheck, HttpHops
+from client.options import Artifacts, ManagementUrl, Store, Url, console
 from export.archive import Hop, archive_name, inprocess_hops
 from export.goldens import Goldens
 from export.manifest import Archive, Manifest, check
@@ -92,30 +93,30 @@ def verify(
         list[str] | None, typer.Argument(help="Served models, such as digits-onnx; all by default.")
     ] = None,
     http_only: Annotated[bool, typer.Option("--http", help="Only the hops over HTTP, which need no torch.")] = False,
-    artifacts: Annotated[Path, typer.Option(help="Where training and export write.")] = Path("artifacts"),
-    store: Annotated[Path, typer.Option(help="Where the archives are.")] = Path("model_store"),
-    url: Annotated[str, typer.Option(help="Where predictions are asked.")] = URL,
-    management_url: Annotated[str, typer.Option(help="Where models are managed.")] = MANAGEMENT_URL,
+    artifacts: Artifacts = Path("artifacts"),
+    store: Store = Path("model_store"),
+    url: Url = URL,
+    management_url: ManagementUrl = MANAGEMENT_URL,
 ) -> None:
     """Compare every hop with the eager model. Exit code 0: the same, 1: different, 2: could not be checked."""
     if not http_only and importlib.util.find_spec("torch") is None:
         raise CannotCheck(
             "The hops in process need torch. Install it, or check the others: python -m client verify --http"
         )
-    console = Console()
+    screen = console()
     with Client(url, management_url) as client:
         archives = Manifest.read(store).choose(models or client.models())
         check(store, archives)
         verifier = Verifier(client, artifacts, store)
         verdicts = []
         for name, archive in archives.items():
-            with console.status(f"Verifying {name}"):
+            with screen.status(f"Verifying {name}"):
                 verdicts.append(verifier.verify(name, archive, http_only))
-            console.print(_table(verdicts[-1]))
+            screen.print(_table(verdicts[-1]))
     for model in {archive.model for archive in archives.values()}:
         report = artifacts / model / "verify.json"
         _write(report, [verdict for verdict in verdicts if archives[verdict.model].model == model])
-        console.print(f"The report is in {report}.", highlight=False, soft_wrap=True)
+        screen.print(f"The report is in {report}.", highlight=False, soft_wrap=True)
     raise typer.Exit(0 if all(verdict.ok for verdict in verdicts) else 1)
 
 
@@ -130,7 +131,7 @@ def _table(verdict: Verdict) -> Table:
     columns = ("hop", "compared", "largest difference", "error ratio", "flips", "")
     limit = verdict.hops[-1].comparison
     caption = f"limit: {limit.atol:g} + {limit.rtol:g} · |eager|"
-    table = Table(*columns, title=f"{verdict.model}: {outcome}", caption=caption, title_justify="left")
+    table = Table(*columns, title=f"{verdict.model}: {outcome}", caption=caption, title_justify="left", box=box.SIMPLE)
     for hop in verdict.hops:
         table.add_row(hop.hop, *_cells(hop.comparison))
     return table

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +22,9 @@ def up(
         list[str] | None, typer.Argument(help="Models to serve, such as digits-onnx; all by default.")
     ] = None,
     store: Annotated[Path, typer.Option(help="Where the archives are.")] = Path("model_store"),
-    port: Annotated[int, typer.Option(help="Port for predictions; the four after it are taken too.")] = 8080,
+    port: Annotated[
+        int, typer.Option(envvar="ENTERING_PORT", help="Port for predictions; the four after it are taken too.")
+    ] = 8080,
 ) -> None:
     """Start the server; return when every worker is READY and has answered a golden right."""
     console = Console()
@@ -35,7 +38,7 @@ def up(
 def status() -> None:
     """Show each model's workers, and whether it answers a golden right. Exit code 0 when all are ready, 1 when not."""
     running = _running()
-    table = Table("model", "version", "workers", "ready")
+    table = Table("model", "version", "workers", "ready", box=box.SIMPLE)
     states = server.check_health(running, RUN_DIRECTORY)
     for health in states:
         workers = ", ".join(f"{worker['pid']} {worker['status']}" for worker in health.workers)

@@ -1,6 +1,6 @@
 """`weights.safetensors`: a network's weights with the contract that they were trained for.
 
-Archives carry this module, so it imports nothing but torch, safetensors, pydantic and `training`.
+Archives carry this module, so it imports nothing that serving lacks.
 """
 
 from pathlib import Path

@@ -72,7 +72,7 @@ class Recipe:
 
 
 class Model(Protocol):
-    """What a model file offers. Its imports at the top are torch and `training` only: archives carry the file."""
+    """What a model file offers. Archives carry the file, so at its top it imports nothing that serving lacks."""
 
     RECIPES: dict[str, Recipe]
     """A recipe for each data source; the first source is the default."""
