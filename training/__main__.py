@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 
 from training.commands import run
-from training.loop import Job, pick_device, train
+from training.loop import pick_device, train
 from training.models import Data, Recipe, model_module
 from training.report import device_name, publish_all
+from training.state import Job
 
 app = typer.Typer(add_completion=False)
 

@@ -4,20 +4,15 @@ Everything random in an epoch is drawn from torch's global generator, seeded ane
 killed and resumed draws what an undisturbed one draws, and ends with the same bits.
 """
 
-import io
 import math
 import os
-import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import Progress
@@ -25,49 +20,10 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from training.contract import Contract
-from training.files import publish
-from training.models import Data, Model, Recipe, Split
+from training.models import Split
+from training.state import Best, Job, State, epoch_seed, read_checkpoint, write_checkpoint
 
 EVALUATION_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that decides the weights."""
-
-    model: Model
-    data: Data
-    recipe: Recipe
-    seed: int
-    device: torch.device
-
-    @cached_property
-    def contract(self) -> Contract:
-        return self.model.contract(self.data.train)
-
-    @cached_property
-    def settings(self) -> dict[str, str | int | float | None]:
-        """The job in plain values. A checkpoint is resumed only with the same ones."""
-        return {
-            "model": self.contract.model,
-            "contract": self.contract.digest,
-            "data": self.data.source,
-            "fingerprint": self.data.fingerprint,
-            "seed": self.seed,
-            "device": self.device.type,
-            **asdict(self.recipe),
-        }
-
-
-@dataclass(frozen=True)
-class Best:
-    """The epoch with the lowest validation loss so far. Accuracy on a small split has too few steps to choose by."""
-
-    epoch: int
-    accuracy: float
-    loss: float
-    weights: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,31 +33,6 @@ class Trained:
     network: nn.Module
     best: Best
     seconds: float
-
-
-class State:
-    """All that changes from epoch to epoch, and so all that a checkpoint holds."""
-
-    def __init__(self, job: Job) -> None:
-        torch.manual_seed(epoch_seed(job.seed, 0))
-        peak, steps = job.recipe.learning_rate, job.recipe.epochs * batches_per_epoch(job)
-        self.network = job.model.network(job.contract).to(job.device)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), peak, weight_decay=job.recipe.weight_decay, fused=True
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, peak, total_steps=steps)
-        self.epoch = 0
-        self.seconds = 0.0
-        self.best: Best | None = None
-
-    def dump(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name).state_dict() for name in ("network", "optimizer", "schedule")}
-        return {**parts, "epoch": self.epoch, "seconds": self.seconds, "best": self.best and vars(self.best)}
-
-    def restore(self, dumped: dict[str, Any]) -> None:
-        for name in ("network", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(dumped[name])
-        self.epoch, self.seconds, self.best = dumped["epoch"], dumped["seconds"], Best(**dumped["best"])
 
 
 def pick_device(wish: str) -> torch.device:
@@ -195,15 +126,6 @@ def tensors(split: Split) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(split.images), torch.from_numpy(split.labels)
 
 
-def batches_per_epoch(job: Job) -> int:
-    return math.ceil(len(job.data.train) / job.recipe.batch_size)
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed for each epoch, and for the first weights (epoch 0), that no other (seed, epoch) shares by design."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
-
-
 @contextmanager
 def reproducible(job: Job) -> Iterator[None]:
     """Deterministic kernels, the recipe's threads and random numbers of its own; afterwards all is as it was before."""
@@ -221,31 +143,6 @@ def reproducible(job: Job) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def write_checkpoint(path: Path, job: Job, state: State) -> None:
-    buffer = io.BytesIO()
-    torch.save({"settings": job.settings, "state": state.dump()}, buffer)
-    with publish(path) as draft:
-        draft.write_bytes(buffer.getvalue())
-
-
-def read_checkpoint(path: Path, job: Job) -> dict[str, Any]:
-    """The dumped state of the same job. Raises ValueError when it is missing, damaged or another job's."""
-    if not path.is_file():
-        raise ValueError(f"There is no checkpoint {path} to resume. Train without --resume.")
-    content = path.read_bytes()
-    try:
-        checkpoint = torch.load(io.BytesIO(content), map_location=job.device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
-        raise ValueError(f"The checkpoint {path} is damaged. Train anew, without --resume.") from None
-    for name, value in job.settings.items():
-        before = checkpoint["settings"].get(name)
-        if before != value:
-            setting = f"{path} was made with {name.replace('_', ' ')} {before}, not {value}."
-            raise ValueError(f"{setting} Resume with the same, or train anew without --resume.")
-    state: dict[str, Any] = checkpoint["state"]
-    return state
-
-
 @contextmanager
 def tensorboard(folder: Path, epochs_done: int) -> Iterator[SummaryWriter]:
     """TensorBoard's log of one run: begun anew, or gone on with after `epochs_done`."""
@@ -259,7 +156,6 @@ def tensorboard(folder: Path, epochs_done: int) -> Iterator[SummaryWriter]:
 def progress_bar(job: Job, epochs_done: int) -> Iterator[Callable[[], None]]:
     """A bar over all batches of all epochs; gives the function that moves it by one batch."""
     with Progress() as bar:
-        batches = batches_per_epoch(job)
         name = f"Training {job.contract.model}"
-        task = bar.add_task(name, total=job.recipe.epochs * batches, completed=epochs_done * batches)
+        task = bar.add_task(name, total=job.recipe.epochs * job.batches, completed=epochs_done * job.batches)
         yield lambda: bar.advance(task)

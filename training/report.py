@@ -18,8 +18,9 @@ from torchmetrics.functional import classification
 
 from training import weights
 from training.files import publish, sha256
-from training.loop import Job, Trained, predict
+from training.loop import Trained, predict
 from training.models import Split
+from training.state import Job
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "torchmetrics")
 SHOWN = 24

@@ -11,9 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from training.contract import Contract, ImageInput
-from training.loop import Job, Trained, epoch_seed, pick_device, train
+from training.loop import Trained, pick_device, train
 from training.models import Data, Model, Recipe, Split
 from training.report import git_commit, publish_all
+from training.state import Job, epoch_seed
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, threads=1)
