@@ -13,12 +13,15 @@ from client.errors import Rejected, ServerFailed, TokenRejected, UnknownModel
 from export import parity
 from export.archive import Hop
 from export.goldens import Goldens
+from export.manifest import Archive
+from serve.protocol import ATTESTED
 from training.contract import Contract
 
 CONCURRENCY = 16
 BATCHED_REQUESTS = 400
 LOAD_REQUESTS = 1000
 SCORE_ATOL = 1e-12  # softmax of the same logits, in float64 on both sides
+COMMON = ("provider", "precision", "tf32")  # what all answers of a model attest alike
 
 
 class CannotCheck(ValueError):
@@ -27,7 +30,7 @@ class CannotCheck(ValueError):
 
 @dataclass(frozen=True)
 class Asked:
-    """One golden as answered: its row, the logits and the attestation, or else what went wrong."""
+    """One golden as answered: its row, the logits [1, C] and the attestation, or else what is wrong with the answer."""
 
     row: int
     logits: Logits | None
@@ -35,11 +38,23 @@ class Asked:
     problem: str = ""
 
 
-class HttpHops:
-    """Checks one served model, which must answer `goldens` as `runtime` does."""
+class _Wrong(ValueError):
+    """An answer that can't be compared, or that attests what it shouldn't."""
 
-    def __init__(self, client: Client, model: str, runtime: str, goldens: Goldens, contract: Contract) -> None:
-        self.client, self.model, self.runtime, self.goldens, self.contract = client, model, runtime, goldens, contract
+
+class HttpHops:
+    """Checks one served model, which must answer `goldens`, and attest that it is `archive`."""
+
+    def __init__(self, client: Client, model: str, archive: Archive, goldens: Goldens, contract: Contract) -> None:
+        self.client, self.model, self.archive, self.goldens, self.contract = client, model, archive, goldens, contract
+        self.expected = {
+            "model": model,
+            "version": archive.version,
+            "runtime": archive.runtime,
+            "artifact": archive.files[archive.artifact].sha256,
+            "weights": goldens.weights,
+            "contract": goldens.contract,
+        }
 
     def run(self) -> Iterator[Hop]:
         yield Hop("http", self._alone())
@@ -50,15 +65,21 @@ class HttpHops:
         """One request at a time: as logits, and as JSON, whose scores must be the softmax of just those logits."""
         asked = [self._ask(row) for row in range(len(self.goldens))]
         verdict = self._verdict(asked)
-        crowded = [one for one in asked if one.served.get("batch_size") != "1" and not one.problem]
+        crowded = [one for one in asked if not one.problem and one.served["batch_size"] != "1"]
         if verdict.ok and crowded:
             return _red(verdict, "A request that was alone was answered as part of a batch.")
         for one in asked if verdict.ok else []:
             assert one.logits is not None
-            answer = self.client.predict(self.goldens.requests[one.row], self.model, len(self.contract.labels))
-            if wrong := self._wrong_scores(answer, one.logits[0]):
+            if wrong := self._wrong_json(one.row, one.logits[0]):
                 return _red(verdict, f"{self.goldens.names[one.row]}: {wrong}")
         return verdict
+
+    def _wrong_json(self, row: int, logits: Logits) -> str:
+        try:
+            answer = self.client.predict(self.goldens.requests[row], self.model, len(self.contract.labels))
+        except (Rejected, ServerFailed) as error:
+            return str(error)
+        return self._wrong_scores(answer, logits)
 
     def _wrong_scores(self, answer: Prediction, logits: Logits) -> str:
         """What is wrong with a JSON answer, given the logits [C] that it was made from."""
@@ -76,7 +97,7 @@ class HttpHops:
         """Every golden among strangers: other goldens, whole arrays, and requests that must be refused."""
         asked = self._concurrently([self._ask_among_strangers] * BATCHED_REQUESTS)
         verdict = self._verdict(asked)
-        if verdict.ok and not any(int(one.served["batch_size"]) > 1 for one in asked):
+        if verdict.ok and all(one.served["batch_size"] == "1" for one in asked if one.row % 5 != 1):
             raise CannotCheck(f"{self.model}: no two of {BATCHED_REQUESTS} concurrent requests shared a batch.")
         return verdict
 
@@ -114,37 +135,38 @@ class HttpHops:
 
     def _asked(self, row: int, ask: Callable[[], tuple[Logits, dict[str, str]]]) -> Asked:
         try:
-            return Asked(row, *ask())
+            logits, served = ask()
+            self._check(logits, served)
         except (TokenRejected, UnknownModel):
             raise
-        except (Rejected, ServerFailed) as error:
+        except (Rejected, ServerFailed, _Wrong) as error:
             return Asked(row, None, {}, str(error))
+        return Asked(row, logits, served)
+
+    def _check(self, logits: Logits, served: dict[str, str]) -> None:
+        """Raises _Wrong."""
+        if logits.shape[1] != len(self.contract.labels):
+            raise _Wrong(f"The answer has {logits.shape[1]} logits for {len(self.contract.labels)} labels.")
+        if absent := [header for name, header in ATTESTED.items() if name not in served]:
+            raise _Wrong(f"The answer attests no {', '.join(absent)}.")
+        for name, value in self.expected.items():
+            if served[name] != value:
+                raise _Wrong(f"The answer attests {name} {served[name]!r} instead of {value!r}.")
 
     def _verdict(self, asked: list[Asked]) -> parity.Comparison:
-        """All answers against eager's, and what they attest against what was asked for."""
-        answered = [one for one in asked if one.logits is not None]
+        """All answers against eager's; red too where one failed, or where they don't all attest the same."""
         problems = [f"{self.goldens.names[one.row]}: {one.problem}" for one in asked if one.problem]
+        answered = [one for one in asked if not one.problem]
         if not answered:
-            return parity.Comparison(False, 0, None, None, (), 0, 0, f"No golden was answered. {problems[0]}")
+            return parity.Comparison(False, 0, None, None, (), 0, 0, f"All {len(asked)} are wrong: {problems[0]}")
         served = answered[0].served
-        limit = parity.tolerance(self.runtime, served.get("precision", ""), served.get("device", ""))
+        limit = parity.tolerance(self.archive.runtime, served["precision"], served["device"])
         expected = self.goldens[[one.row for one in answered]]
         logits = [one.logits for one in answered if one.logits is not None]
         verdict = parity.compare(np.concatenate(logits), expected, limit)
-        problems += [problem for one in answered if (problem := self._wrong_attestation(one.served))]
+        found = {name: sorted({one.served[name] for one in answered}) for name in COMMON}
+        problems += [f"Answers attest {name} {' and '.join(values)}." for name, values in found.items() if values[1:]]
         return _red(verdict, f"{len(problems)} of {len(asked)}: {problems[0]}") if problems else verdict
-
-    def _wrong_attestation(self, served: dict[str, str]) -> str:
-        expected = {
-            "model": self.model,
-            "runtime": self.runtime,
-            "weights": self.goldens.weights,
-            "contract": self.goldens.contract,
-        }
-        for name, value in expected.items():
-            if served.get(name) != value:
-                return f"The answer attests {name} {served.get(name)!r} instead of {value!r}."
-        return ""
 
 
 def _red(verdict: parity.Comparison, sentence: str) -> parity.Comparison:

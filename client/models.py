@@ -11,7 +11,7 @@ from client.connection import Retries
 from client.errors import ServerFailed
 from client.options import ManagementUrl, console
 
-COLUMNS = ("model", "version", "runtime", "provider", "device", "precision", "workers ready", "weights")
+COLUMNS = ("model", "version", "runtime", "provider", "device", "precision", "ready", "weights")
 
 
 def models(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import BadZipFile
 
 import typer
 from rich import box
@@ -67,9 +68,9 @@ class Verifier:
 
     def verify(self, name: str, archive: Archive, http_only: bool) -> Verdict:
         folder = self.artifacts / archive.model
-        goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
+        goldens, contract = _goldens(folder / "goldens.npz"), Contract.read(folder / "contract.json")
         hops = [] if http_only else list(self._inprocess(name, archive, goldens))
-        hops += HttpHops(self.client, name, archive.runtime, goldens, contract).run()
+        hops += HttpHops(self.client, name, archive, goldens, contract).run()
         return Verdict(name, archive.runtime, goldens.weights, tuple(hops))
 
     def _inprocess(self, name: str, archive: Archive, goldens: Goldens) -> Iterator[Hop]:
@@ -118,6 +119,14 @@ def verify(
         _write(report, [verdict for verdict in verdicts if archives[verdict.model].model == model])
         screen.print(f"The report is in {report}.", highlight=False, soft_wrap=True)
     raise typer.Exit(0 if all(verdict.ok for verdict in verdicts) else 1)
+
+
+def _goldens(path: Path) -> Goldens:
+    try:
+        with path.open("rb") as file:
+            return Goldens.read(file)
+    except (BadZipFile, EOFError, KeyError, ValueError):
+        raise CannotCheck(f"{path} is damaged. Export again, with --new-goldens.") from None
 
 
 def _write(path: Path, verdicts: list[Verdict]) -> None:

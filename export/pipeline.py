@@ -1,12 +1,10 @@
 """From trained weights to verified archives. Nothing takes its final name before it was loaded back and compared."""
 
 import copy
-import platform
 import shutil
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import version as installed
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from export.trained import Trained
 from training.files import publish
 from training.inputs import decode
 from training.models import model_module
+from training.versions import versions
 
 PACKAGES = ("numpy", "pillow", "torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "torch-model-archiver")
 THREADS = 1
@@ -82,17 +81,19 @@ def export_runtime(trained: Trained, goldens: Goldens, runtime: str, version: st
     """
     start = time.perf_counter()
     artifact = trained.path.with_name(runtime_module(runtime).ARTIFACT)
-    with publish(artifact) as draft:
-        runtime_module(runtime).export(trained, draft)
-        verdict = compare_artifact(draft, trained, goldens, runtime)
     name = archive.archive_name(trained.contract.model, runtime)
-    with tempfile.TemporaryDirectory() as scratch, publish(store / f"{name}.mar") as draft:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        publish(artifact) as artifact_draft,
+        publish(store / f"{name}.mar") as archive_draft,
+    ):
+        runtime_module(runtime).export(trained, artifact_draft)
+        verdict = compare_artifact(artifact_draft, trained, goldens, runtime)
         packed = Path(scratch, f"{name}.mar")
-        files = [artifact, trained.path.with_name("contract.json"), trained.path.with_name("goldens.npz")]
-        archive.pack(packed, trained.contract.model, runtime, version, "cpu", trained.contract.max_batch, files)
-        _check_archive(packed, goldens, runtime)
+        beside = {file: trained.path.with_name(file) for file in ("contract.json", "goldens.npz")}
+        _pack(packed, trained, goldens, runtime, version, {artifact.name: artifact_draft, **beside})
         contents = _contents(packed)
-        shutil.copyfile(packed, draft)
+        shutil.copyfile(packed, archive_draft)
     seconds = time.perf_counter() - start
     file = manifest.describe(store / f"{name}.mar")
     entry = manifest.Archive(
@@ -108,7 +109,7 @@ def export_runtime(trained: Trained, goldens: Goldens, runtime: str, version: st
         contract=trained.contract.digest,
         export_seconds=round(seconds, 3),
         files=contents,
-        versions={"python": platform.python_version()} | {package: installed(package) for package in PACKAGES},
+        versions=versions(PACKAGES),
     )
     manifest.add(store, name, entry)
     return Exported(name, seconds, file.bytes, verdict)
@@ -131,8 +132,14 @@ def compare_artifact(path: Path, trained: Trained, goldens: Goldens, runtime: st
     return verdict
 
 
-def _check_archive(packed: Path, goldens: Goldens, runtime: str) -> None:
-    for hop in archive.inprocess_hops(packed, goldens, runtime, THREADS):
+def _pack(packed: Path, trained: Trained, goldens: Goldens, runtime: str, version: str, files: dict[str, Path]) -> None:
+    """Packs an archive and runs it. Raises ValueError when it can't be made, does not run, or differs from eager."""
+    try:
+        archive.pack(packed, trained.contract.model, runtime, version, "cpu", trained.contract.max_batch, files)
+        hops = archive.inprocess_hops(packed, goldens, runtime, THREADS)
+    except RuntimeError as error:
+        raise ValueError(f"{packed.name} was not published. {error}") from error
+    for hop in hops:
         if not hop.comparison.ok:
             raise ValueError(
                 f"{packed.name} differs from eager at {hop.hop}, so it was not published. {hop.comparison.sentence}"

@@ -14,6 +14,7 @@ from export.runtime import CONTRACT, WEIGHTS
 from training import weights
 from training.contract import Contract
 from training.files import sha256
+from training.models import model_module
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Trained:
 
 def load_trained(model: str, artifacts: Path) -> Trained:
     """Reads `artifacts/<model>/`. Raises ValueError when weights, contract and metrics don't belong together."""
+    model_module(model)
     path = artifacts / model / "weights.safetensors"
     metrics_path = path.with_name("metrics.json")
     if not path.exists() or not metrics_path.exists():

@@ -23,7 +23,10 @@ def up(
     ] = None,
     store: Annotated[Path, typer.Option(help="Where the archives are.")] = Path("model_store"),
     port: Annotated[
-        int, typer.Option(envvar="ENTERING_PORT", help="Port for predictions; the four after it are taken too.")
+        int,
+        typer.Option(
+            envvar="ENTERING_PORT", min=1, max=65531, help="Port for predictions; the four after it are taken too."
+        ),
     ] = 8080,
 ) -> None:
     """Start the server; return when every worker is READY and has answered a golden right."""
@@ -60,11 +63,11 @@ def logs(follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with
 @app.command()
 def down() -> None:
     """Stop the server; no process of it is left."""
-    running = server.find(RUN_DIRECTORY)
-    if running is None:
+    known = server.recall(RUN_DIRECTORY)
+    if known is None:
         print("No server is running here.")
         return
-    server.stop(running, RUN_DIRECTORY)
+    server.stop(known, RUN_DIRECTORY)
     print("The server has stopped.")
 
 

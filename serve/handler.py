@@ -12,22 +12,25 @@ from serve.protocol import TOP_K
 class Handler:
     def initialize(self, context: Any) -> None:
         """Called once in each worker, before it is READY. What it raises keeps the worker from taking requests."""
+        self.load(context)
+        self.predictor.check(Goldens.read(Path(context.system_properties["model_dir"]) / "goldens.npz"))
+
+    def load(self, context: Any) -> None:
+        """Ready to answer, right or wrong: the verifier wants to see how a wrong model answers."""
         properties, config = context.system_properties, context.model_yaml_config
         device = "cpu" if properties["gpu_id"] is None else f"cuda:{properties['gpu_id']}"
         if config["deviceType"] != ("cpu" if device == "cpu" else "gpu"):
             raise RuntimeError(
                 f"The archive asks for deviceType {config['deviceType']}; this worker was given {device}."
             )
-        directory = Path(properties["model_dir"])
         self.predictor = Predictor.load(
-            directory=directory,
+            directory=Path(properties["model_dir"]),
             runtime=config["runtime"],
             device=device,
             threads=int(os.environ["OMP_NUM_THREADS"]),
             name=context.model_name,
             version=context.manifest["model"]["modelVersion"],
         )
-        self.predictor.check(Goldens.read(directory / "goldens.npz"))
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Exactly one answer for each of `data`; TorchServe fails the whole batch otherwise."""

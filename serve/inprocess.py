@@ -28,14 +28,18 @@ ROUNDS = 5
 
 
 def answers() -> dict[str, NDArray[Any]]:
-    """The pixels of the goldens, and their logits by the runtime and by the handler at each batch size."""
+    """The pixels of the goldens, and their logits by the runtime and by the handler at each batch size.
+
+    `refused` is why a worker would not start with this archive, and empty where it would.
+    """
     goldens, handler = Goldens.read(HERE / "goldens.npz"), _handler()
     predictor = handler.predictor
     found = {"pixels": np.concatenate([decode(body, predictor.contract.input) for body in goldens.requests])}
     for size in parity.batch_sizes(predictor.contract.max_batch):
         found[f"runtime_{size}"] = parity.run_goldens(predictor.loaded, goldens, size)
         found[f"handler_{size}"] = _by_handler(handler, goldens, size)
-    return found | {f"attested_{name}": np.array(value) for name, value in predictor.attestation.items()}
+    attested = {f"attested_{name}": np.array(value) for name, value in predictor.attestation.items()}
+    return found | attested | {"refused": np.array(_refusal(handler))}
 
 
 def _context(requests: int) -> Any:
@@ -53,11 +57,19 @@ def _context(requests: int) -> Any:
 
 
 def _handler() -> Any:
-    """The archive's handler, found and initialised as TorchServe does it."""
+    """The archive's handler, found as TorchServe finds it. It is not asked yet whether it answers right."""
     context = _context(1)
     handler = importlib.import_module(context.manifest["model"]["handler"].removesuffix(".py")).Handler()
-    handler.initialize(context)
+    handler.load(context)
     return handler
+
+
+def _refusal(handler: Any) -> str:
+    try:
+        handler.initialize(_context(1))
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def _by_handler(handler: Any, goldens: Goldens, size: int) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,9 +20,10 @@ import psutil
 import requests
 
 from export import manifest, parity
-from export.archive import read_goldens
+from export.archive import environment, read_goldens
 from serve.protocol import NPY
-from serve.torchserve import Ports, command, configuration, environment, threads_per_worker
+from serve.torchserve import MAIN_CLASS, Ports, command, configuration, threads_per_worker
+from training.files import publish
 
 STARTUP_SECONDS = 180
 STOP_SECONDS = 15
@@ -36,7 +38,6 @@ class NotServing(ValueError):
 class Server:
     """A running server, as remembered in `.serve/server.json`. `scratch` is where it unpacks archives."""
 
-    pid: int
     port: int
     scratch: str
     store: str
@@ -74,8 +75,12 @@ def start(run_directory: Path, store: Path, names: list[str], port: int) -> Serv
     archives = manifest.Manifest.read(store).choose(names)
     manifest.check(store, archives)
     check_ports(Ports(port))
-    server = _launch(run_directory, store, archives, port)
+    if stale := recall(run_directory):
+        stop(stale, run_directory)
+    scratch = tempfile.mkdtemp(prefix="torchserve-")  # short: a worker's socket lies in it
+    server = Server(port, scratch, str(store.resolve()), list(archives))
     try:
+        _launch(server, run_directory, archives)
         _wait(server, run_directory)
     except BaseException:
         stop(server, run_directory)
@@ -83,14 +88,15 @@ def start(run_directory: Path, store: Path, names: list[str], port: int) -> Serv
     return server
 
 
-def _launch(run_directory: Path, store: Path, archives: dict[str, manifest.Archive], port: int) -> Server:
-    run_directory.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="torchserve-"))  # short: a worker's socket lies in it
+def _launch(server: Server, run_directory: Path, archives: dict[str, manifest.Archive]) -> None:
+    """The server is remembered before it is started, so that it can be stopped whatever happens."""
+    with publish(run_directory / "server.json") as draft:
+        draft.write_text(json.dumps(asdict(server), indent=2))
     config = run_directory / "config.properties"
-    config.write_text(configuration(Ports(port), store, archives))
+    config.write_text(configuration(server.ports, Path(server.store), archives))
     with (run_directory / "server.log").open("wb") as log:
-        java = subprocess.Popen(
-            command(config.resolve(), scratch),
+        subprocess.Popen(
+            command(config.resolve(), Path(server.scratch)),
             cwd=run_directory,
             env=environment(threads_per_worker(len(archives))),
             stdin=subprocess.DEVNULL,
@@ -98,9 +104,6 @@ def _launch(run_directory: Path, store: Path, archives: dict[str, manifest.Archi
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(java.pid, port, str(scratch), str(store.resolve()), list(archives))
-    (run_directory / "server.json").write_text(json.dumps(asdict(server), indent=2))
-    return server
 
 
 def check_ports(ports: Ports) -> None:
@@ -116,13 +119,16 @@ def check_ports(ports: Ports) -> None:
                 ) from None
 
 
+def recall(run_directory: Path) -> Server | None:
+    """The server that was started with this run directory and not stopped; it may have died since."""
+    path = run_directory / "server.json"
+    return Server(**json.loads(path.read_bytes())) if path.exists() else None
+
+
 def find(run_directory: Path) -> Server | None:
     """The server that was started with this run directory, if any of its processes is alive."""
-    path = run_directory / "server.json"
-    if not path.exists():
-        return None
-    server = Server(**json.loads(path.read_bytes()))
-    return server if server.processes() else None
+    server = recall(run_directory)
+    return server if server and server.processes() else None
 
 
 def _wait(server: Server, run_directory: Path) -> None:
@@ -197,14 +203,19 @@ def stop(server: Server, run_directory: Path) -> None:
     """Lets requests in flight end, then leaves no process, token or unpacked archive behind."""
     processes = server.processes()
     for process in processes:
-        if process.pid == server.pid:
-            process.send_signal(signal.SIGTERM)
+        if MAIN_CLASS in process.info["cmdline"]:
+            _signal(process, signal.SIGTERM)
     psutil.wait_procs(processes, timeout=STOP_SECONDS)
     for process in server.processes():
-        process.kill()
+        _signal(process, signal.SIGKILL)
     shutil.rmtree(server.scratch, ignore_errors=True)
     for name in ("server.json", "key_file.json"):
         (run_directory / name).unlink(missing_ok=True)
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+        process.send_signal(number)
 
 
 def follow(log: Path) -> Iterator[str]:

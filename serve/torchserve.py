@@ -1,4 +1,4 @@
-"""How TorchServe is started: its Java, its command, its configuration and its environment. One way for every place."""
+"""How TorchServe is started: its Java, its command and its configuration. One way for every place."""
 
 import os
 import shutil
@@ -87,12 +87,6 @@ def command(config: Path, scratch: Path) -> list[str]:
         str(config),
         "--no-config-snapshot",
     ]
-
-
-def environment(threads: int) -> dict[str, str]:
-    """This process's environment, with the workers' threads fixed and nothing that shadows an archive's own code."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**kept, "OMP_NUM_THREADS": str(threads)}
 
 
 def threads_per_worker(workers: int) -> int:

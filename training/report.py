@@ -1,10 +1,7 @@
 """What a training leaves behind: contract, pictures, samples, weights and, last of all, `metrics.json`."""
 
 import json
-import platform
-import subprocess
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from training.files import publish, sha256
 from training.loop import Trained, predict
 from training.models import Split
 from training.state import Job
+from training.versions import git_commit, versions
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "torchmetrics")
 SHOWN = 24
@@ -82,25 +80,13 @@ def origin(job: Job, trained: Trained) -> dict[str, Any]:
         "seed": job.seed,
         "device": device_name(job.device),
         "training_seconds": round(trained.seconds, 2),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
         "git_commit": git_commit(),
     }
 
 
 def device_name(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
-def git_commit() -> str | None:
-    """The commit of this checkout, with `-dirty` behind it when files differ from it; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
 
 
 def confusion_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> Figure:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from export.runtime import CONTRACT, WEIGHTS, Loaded, Logits
 from training.contract import Contract
@@ -56,7 +57,7 @@ def load(path: Path, device: str, threads: int) -> Loaded:
 
 
 def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
-    """A session that runs every node on `device`, or RuntimeError.
+    """A session that runs every node on `device`, or ValueError.
 
     ONNX Runtime by itself falls back to the CPU, for the session or for single nodes, and computes with TF32 on CUDA.
     """
@@ -68,7 +69,10 @@ def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSess
     onnxruntime.preload_dlls()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     settings = {"device_id": index or "0", "use_tf32": "0"}
-    session = onnxruntime.InferenceSession(path, options, providers=[("CUDAExecutionProvider", settings)])
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[("CUDAExecutionProvider", settings)])
+    except Fail as error:
+        raise ValueError(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None
     if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise RuntimeError(f"Device {device} was asked for, and ONNX Runtime chose {session.get_providers()[0]}.")
+        raise ValueError(f"ONNX Runtime was asked for {device} and chose {session.get_providers()[0]}.")
     return session

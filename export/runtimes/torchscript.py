@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,23 @@ def missing() -> str | None:
 
 
 def export(trained: "Trained", path: Path) -> None:
-    with _deprecated(), _strict_tracer():
+    """The tracer bakes into each convolution whether it may use TF32 on CUDA; torch's default is yes."""
+    with _deprecated(), _strict_tracer(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         graph = torch.jit.freeze(torch.jit.trace(trained.network, trained.example))  # type: ignore[no-untyped-call]
-        torch.jit.save(graph, path, _extra_files=trained.metadata)
+        stream = BytesIO()  # torch itself aborts the process when it can't write to a file
+        torch.jit.save(graph, stream, _extra_files=trained.metadata)
+    path.write_bytes(stream.getvalue())
 
 
 def load(path: Path, device: str, threads: int) -> Loaded:
+    """Raises ValueError for a graph that would compute with TF32 where that is switched off."""
     tf32 = prepare(device, threads)
     metadata: dict[str, Any] = {CONTRACT: b"", WEIGHTS: b""}
     with _deprecated():
         graph = torch.jit.load(path, map_location=device, _extra_files=metadata)  # type: ignore[no-untyped-call]
+    code = graph.inlined_graph
+    if any(list(node.inputs())[-1].toIValue() for node in code.findAllNodes("aten::_convolution")):
+        raise ValueError(f"The convolutions of {path.name} were traced with TF32 allowed. Export it again.")
     return Loaded(
         run=runner(graph, device),
         contract=Contract.from_json(metadata[CONTRACT]),
@@ -46,10 +54,16 @@ def load(path: Path, device: str, threads: int) -> Loaded:
 
 @contextmanager
 def _strict_tracer() -> Iterator[None]:
-    """Each warning of the tracer says that something of the example was baked into the graph: an error here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", TracerWarning)
-        yield
+    """Each warning of the tracer says that something of the example was baked into the graph: a ValueError here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", TracerWarning)
+            yield
+    except (TracerWarning, SystemError) as error:  # where torch calls from C, the warning is a SystemError's cause
+        reason = error.__cause__ if isinstance(error, SystemError) else error
+        if not isinstance(reason, TracerWarning):
+            raise
+        raise ValueError(f"The network can't be traced as it is. {reason}") from error
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from training.contract import Contract, ImageInput
 from training.loop import Trained, pick_device, train
 from training.models import Data, Model, Recipe, Split
-from training.report import git_commit, publish_all
+from training.report import publish_all
 from training.state import Job, epoch_seed
+from training.versions import git_commit
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, threads=1)

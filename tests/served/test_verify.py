@@ -1,17 +1,364 @@
-"""The verifier against a real server: green when nothing is wrong, and the guilty hop's name when something is."""
+"""The verifier against a real server: green when nothing is wrong, and the guilty hop's name when something is.
+
+Faults over HTTP are put in by a proxy between the client and the server, those in process by changing an archive's code
+or the verifier's own goldens.
+"""
 
 import json
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any
 
-from tests.workspace import Workspace
+import numpy as np
+import pytest
+
+from client import http_hops
+from client.__main__ import main
+from export.goldens import Goldens
+from export.manifest import Manifest, describe
+from serve.protocol import ATTESTED, NPY
+from tests.served.asking import RUNTIMES, Raw, npy
+from tests.unit.scripted_server import Call, Reply, failure, scripted
+from tests.workspace import Workspace, free_port
+from training.files import sha256
 
 HOPS = ["decode", "eager", "runtime", "handler", "http", "http_batched", "http_load"]
+OVER_HTTP = HOPS[4:]
+
+# As many requests as the faults below need, so that a test takes a second.
+BATCHED, LOAD = 100, 200
 
 
 def test_all_hops_of_all_runtimes_are_the_same_as_eager(served: Workspace) -> None:
-    served.run("client", "verify", *served.urls)
+    done = served.run("client", "verify", *served.urls)
     report = json.loads((served.artifacts / "verify.json").read_bytes())
     assert report["ok"]
-    assert {model["runtime"] for model in report["models"]} == {"eager", "torchscript", "onnx", "aoti"}
+    assert {model["runtime"] for model in report["models"]} == set(RUNTIMES)
     for model in report["models"]:
+        assert model["model"] == f"digits-{model['runtime']}"
+        assert model["digest"] == sha256(served.artifacts / "weights.safetensors")
+        assert (model["ok"], model["first_failing_hop"]) == (True, None)
         assert [hop["hop"] for hop in model["hops"]] == HOPS
-        assert all(hop["ok"] and hop["compared"] >= 64 for hop in model["hops"])
+        for hop in model["hops"]:
+            assert hop["ok"]
+            assert hop["compared"] >= 64
+            assert hop["max_abs"] <= hop["atol"] + 20 * hop["rtol"]
+            assert hop["flips"] == []
+            assert (hop["error_ratio"] is None) == (hop["hop"] == "decode")
+        assert f"{model['model']}: the same as eager" in done.stdout
+
+
+@dataclass(frozen=True)
+class Verified:
+    code: int
+    out: str
+    err: str
+    report: dict[str, Any] | None
+
+    @property
+    def first_failing_hop(self) -> str:
+        assert self.report
+        assert self.report["ok"] is False
+        (model,) = self.report["models"]
+        red = [hop["hop"] for hop in model["hops"] if not hop["ok"]]
+        assert (model["ok"], model["first_failing_hop"]) == (False, red[0])
+        return str(red[0])
+
+
+class Verifier:
+    """Runs the command in this process and the server's folder, on goldens and archives of its own to change."""
+
+    def __init__(self, served: Workspace, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.served, self.capsys = served, capsys
+        self.artifacts, self.store = folder / "artifacts", folder / "model_store"
+        (self.artifacts / "digits").mkdir(parents=True)
+        for name in ("goldens.npz", "contract.json"):
+            shutil.copy(served.artifacts / name, self.artifacts / "digits")
+        shutil.copytree(served.store, self.store)
+
+    @property
+    def goldens_path(self) -> Path:
+        return self.artifacts / "digits" / "goldens.npz"
+
+    def change_goldens(self, change: Callable[[Goldens], Goldens]) -> None:
+        change(Goldens.read(self.goldens_path)).write(self.goldens_path)
+
+    def change_archive(self, name: str, file: str, old: str, new: str) -> None:
+        """Puts other code into an archive, and the archive into the manifest as if it had been exported so."""
+        path, manifest = self.store / f"{name}.mar", Manifest.read(self.store)
+        with zipfile.ZipFile(path) as archive:
+            files = {entry: archive.read(entry) for entry in archive.namelist()}
+        assert old in files[file].decode()
+        files[file] = files[file].decode().replace(old, new).encode()
+        with zipfile.ZipFile(path, "w") as archive:
+            for entry, body in files.items():
+                archive.writestr(entry, body)
+        changed = manifest.archives[name].model_copy(update=describe(path).model_dump())
+        Manifest(archives={**manifest.archives, name: changed}).write(self.store)
+
+    def run(self, *arguments: str, url: str = "", code: int = 1) -> Verified:
+        places = ("--artifacts", str(self.artifacts), "--store", str(self.store))
+        urls = ("--url", url or self.served.url, "--management-url", self.served.management_url)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.served.folder)
+            patch.setattr(sys, "argv", ["client", "verify", *arguments, *places, *urls])
+            patch.setattr(http_hops, "BATCHED_REQUESTS", BATCHED)
+            patch.setattr(http_hops, "LOAD_REQUESTS", LOAD)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        report = self.artifacts / "digits" / "verify.json"
+        out, err = self.capsys.readouterr()
+        assert ended.value.code == code, out + err
+        return Verified(code, out, err, json.loads(report.read_bytes()) if report.exists() else None)
+
+
+@pytest.fixture
+def verifier(served: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Verifier:
+    return Verifier(served, tmp_path, capsys)
+
+
+# In process.
+
+
+def test_other_pixels_are_found_at_decode(verifier: Verifier) -> None:
+    def one_pixel(goldens: Goldens) -> Goldens:
+        pixels = goldens.pixels.copy()
+        pixels[3, 14, 14] ^= 1
+        return replace(goldens, pixels=pixels)
+
+    verifier.change_goldens(one_pixel)
+    found = verifier.run("digits-eager")
+    assert found.first_failing_hop == "decode"
+    assert "differs from eager, first at decode" in found.out
+
+
+def test_another_network_is_found_at_eager(verifier: Verifier) -> None:
+    def one_logit(goldens: Goldens) -> Goldens:
+        logits = goldens.logits.copy()
+        logits[3, 7] += 1e-3
+        return replace(goldens, logits=logits)
+
+    verifier.change_goldens(one_logit)
+    assert verifier.run("digits-eager").first_failing_hop == "eager"
+
+
+@pytest.mark.parametrize(
+    ("hop", "file", "old", "new"),
+    [
+        ("decode", "training/inputs.py", "Resampling.BILINEAR", "Resampling.NEAREST"),
+        ("runtime", "export/runtime.py", "= self.run(batch)\n", "= self.run(batch) * np.float32(1.0001)\n"),
+        ("handler", "serve/predictor.py", "np.concatenate(inputs)\n", "np.concatenate(inputs)[::-1]\n"),
+    ],
+)
+def test_an_archive_that_computes_otherwise_is_red_at_the_first_hop_that_differs(
+    verifier: Verifier, hop: str, file: str, old: str, new: str
+) -> None:
+    """Its worker would refuse to start, and which hop is at fault would remain to be seen."""
+    verifier.change_archive("digits-onnx", file, old, new)
+    assert verifier.run("digits-onnx").first_failing_hop == hop
+
+
+def test_an_archive_that_does_not_run_could_not_be_checked(verifier: Verifier) -> None:
+    verifier.change_archive("digits-onnx", "serve/handler.py", "import os\n", "import os, nowhere\n")
+    found = verifier.run("digits-onnx", code=2)
+    assert found.report is None
+    assert "digits-onnx.mar does not run: ModuleNotFoundError: No module named 'nowhere'" in found.err
+
+
+# Over HTTP.
+
+Fault = Callable[[Call, Reply, int], Reply]
+
+
+@contextmanager
+def proxy(raw: Raw, fault: Fault) -> Iterator[str]:
+    """The address of a server that hands over requests and answers, the latter as `fault` leaves them.
+
+    `fault` gets the request, its answer, and the number of requests before it.
+    """
+    turns = count()
+
+    def forward(call: Call) -> Reply:
+        headers = {name: value for name, value in call.headers.items() if name not in ("Host", "Content-Length")}
+        turn = next(turns)
+        answer = raw.session.request(
+            call.method, raw.served.url + call.path, data=call.body, headers=headers, timeout=60
+        )
+        kept = {
+            name: value for name, value in answer.headers.items() if name.startswith("X-") or name == "Content-Type"
+        }
+        return fault(call, Reply(answer.status_code, answer.content, kept), turn)
+
+    with scripted(forward) as server:
+        yield server.url
+
+
+def is_npy(reply: Reply) -> bool:
+    return reply.status == 200 and reply.headers["Content-Type"] == NPY
+
+
+def is_json(reply: Reply) -> bool:
+    return reply.status == 200 and not is_npy(reply)
+
+
+def in_logits(change: Callable[[Any], Any]) -> Fault:
+    """A fault in every answer that is npy."""
+    return lambda _, reply, __: _changed(reply, change)
+
+
+def _changed(reply: Reply, change: Callable[[Any], Any]) -> Reply:
+    return replace(reply, body=npy(change(np.load(BytesIO(reply.body))))) if is_npy(reply) else reply
+
+
+def in_json(change: Callable[[Any], Any]) -> Fault:
+    """A fault in every answer that is JSON."""
+    return lambda _, reply, __: (
+        replace(reply, body=json.dumps(change(json.loads(reply.body))).encode()) if is_json(reply) else reply
+    )
+
+
+def in_header(field: str, value: str | None) -> Fault:
+    """Another attestation, or none."""
+    name = ATTESTED[field]
+
+    def change(_: Call, reply: Reply, __: int) -> Reply:
+        kept = {header: text for header, text in reply.headers.items() if header != name}
+        return replace(reply, headers=kept if value is None else {**kept, name: value})
+
+    return change
+
+
+def rounded(answer: Any) -> Any:
+    top = [{**one, "score": round(one["score"], 3)} for one in answer["top"]]
+    return {**answer, "score": top[0]["score"], "top": top}
+
+
+def swapped(answer: Any) -> Any:
+    first, second, *rest = answer["top"]
+    top = [{**first, "label": second["label"]}, {**second, "label": first["label"]}, *rest]
+    return {**answer, "label": second["label"], "top": top}
+
+
+def unlike_the_first_of_its_top(answer: Any) -> Any:
+    return {**answer, "score": answer["top"][1]["score"]}
+
+
+def cut(chosen: Callable[[Reply], bool], **options: Any) -> Fault:
+    return lambda _, reply, __: replace(reply, body=reply.body[:-9], **options) if chosen(reply) else reply
+
+
+def refused_is_accepted(_: Call, reply: Reply, __: int) -> Reply:
+    return Reply(200, npy(np.zeros((1, 10), np.float32)), {"Content-Type": NPY}) if reply.status == 400 else reply
+
+
+def refused_is_fatal(_: Call, reply: Reply, __: int) -> Reply:
+    return failure(500) if reply.status == 400 else reply
+
+
+def arrays_are_reversed(call: Call, reply: Reply, _: int) -> Reply:
+    return _changed(reply, lambda logits: logits[::-1]) if call.headers["Content-Type"] == NPY else reply
+
+
+def company_rounds(_: Call, reply: Reply, __: int) -> Reply:
+    """Wrong only where requests shared a batch."""
+    return _changed(reply, np.round) if reply.headers.get(ATTESTED["batch_size"], "1") != "1" else reply
+
+
+def one_in_fifty(_: Call, reply: Reply, turn: int) -> Reply:
+    """From under load on: the hops before it send 78 goldens twice, then 100 of them and about 20 bad requests."""
+    return _changed(reply, lambda logits: logits + np.float32(1e-3)) if turn >= 300 and turn % 50 == 0 else reply
+
+
+FAULTS: dict[str, tuple[Fault, str, str]] = {
+    "scores in three digits": (in_json(rounded), "http", "The scores are not the softmax of the logits"),
+    "two labels swapped": (in_json(swapped), "http", "The labels are ranked"),
+    "another score": (in_json(unlike_the_first_of_its_top), "http", "The scores are not the softmax of the logits"),
+    "five labels only": (in_json(lambda answer: {**answer, "top": answer["top"][:5]}), "http", "The labels are ranked"),
+    "JSON cut short": (cut(is_json), "http", "The server's answer cannot be used"),
+    "logits through float16": (in_logits(lambda x: x.astype(np.float16).astype(np.float32)), "http", "78 of 78 differ"),
+    "logits as float64": (in_logits(lambda logits: logits.astype(np.float64)), "http", "float64 of shape"),
+    "NaN": (in_logits(lambda logits: logits * np.float32("nan")), "http", "78 of 78 differ"),
+    "labels in another order": (in_logits(lambda logits: np.roll(logits, 1, axis=1)), "http", "78 of 78 differ"),
+    "nine logits": (in_logits(lambda logits: logits[:, :9]), "http", "The answer has 9 logits for 10 labels."),
+    "npy cut short": (cut(is_npy), "http", "the npy file is not as long as its header says"),
+    "broken off": (cut(is_npy, missing=9), "http", "broke off before its answer was whole"),
+    "other weights": (in_header("weights", "0" * 64), "http", "attests weights '0000"),
+    "another artifact": (in_header("artifact", "0" * 64), "http", "attests artifact '0000"),
+    "another contract": (in_header("contract", "0" * 64), "http", "attests contract '0000"),
+    "another model": (in_header("model", "digits-eager"), "http", "attests model 'digits-eager'"),
+    "another runtime": (in_header("runtime", "eager"), "http", "attests runtime 'eager'"),
+    "no attestation": (in_header("precision", None), "http", "The answer attests no X-Precision."),
+    "never alone": (in_header("batch_size", "2"), "http", "A request that was alone was answered as part of a batch."),
+    "bad requests accepted": (refused_is_accepted, "http_batched", "A bad request was taken for a good one."),
+    "bad requests fail": (refused_is_fatal, "http_batched", "A bad request was answered"),
+    "arrays reversed": (arrays_are_reversed, "http_batched", "differ, worst"),
+    "batches rounded": (company_rounds, "http_batched", "differ, worst"),
+    "one answer in fifty": (one_in_fifty, "http_load", "differ, worst"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_over_http_is_found_at_the_hop_where_it_arises(raw: Raw, verifier: Verifier, name: str) -> None:
+    fault, hop, sentence = FAULTS[name]
+    with proxy(raw, fault) as url:
+        found = verifier.run("digits-onnx", "--http", url=url)
+    assert found.first_failing_hop == hop
+    assert found.report
+    assert sentence in next(one["sentence"] for one in found.report["models"][0]["hops"] if one["hop"] == hop)
+
+
+def test_a_proxy_without_a_fault_is_green(raw: Raw, verifier: Verifier) -> None:
+    with proxy(raw, lambda _, reply, __: reply) as url:
+        found = verifier.run("digits-onnx", "--http", url=url, code=0)
+    assert found.report
+    assert [hop["hop"] for hop in found.report["models"][0]["hops"]] == OVER_HTTP
+
+
+def test_a_server_of_other_weights_is_found_by_what_it_attests(verifier: Verifier) -> None:
+    verifier.change_goldens(lambda goldens: replace(goldens, weights="0" * 64))
+    assert verifier.run("digits-onnx", "--http").first_failing_hop == "http"
+
+
+# What could not be checked.
+
+
+def test_requests_that_never_share_a_batch_could_not_be_checked(raw: Raw, verifier: Verifier) -> None:
+    def alone(call: Call, reply: Reply, turn: int) -> Reply:
+        return reply if call.headers["Content-Type"] == NPY else in_header("batch_size", "1")(call, reply, turn)
+
+    with proxy(raw, alone) as url:
+        found = verifier.run("digits-onnx", "--http", url=url, code=2)
+    assert found.err == "error: digits-onnx: no two of 100 concurrent requests shared a batch.\n"
+    assert found.report is None
+
+
+def test_a_server_that_is_down_could_not_be_checked(verifier: Verifier) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    found = verifier.run("digits-onnx", "--http", url=nowhere, code=2)
+    assert found.err == f"error: digits-onnx: Nothing answers at {nowhere}. Is the server running there?\n"
+    assert found.report is None
+
+
+def test_an_unknown_model_could_not_be_checked(verifier: Verifier) -> None:
+    found = verifier.run("digits-onyx", code=2)
+    assert "There is no model 'digits-onyx' in the store. It has: digits-aoti, digits-eager, digits-onnx" in found.err
+
+
+@pytest.mark.parametrize("body", [b"", b"no goldens", b"PK\3\4"])
+def test_damaged_goldens_could_not_be_checked(verifier: Verifier, body: bytes) -> None:
+    verifier.goldens_path.write_bytes(body)
+    found = verifier.run("digits-onnx", "--http", code=2)
+    assert found.err == f"error: {verifier.goldens_path} is damaged. Export again, with --new-goldens.\n"
+
+
+def test_a_changed_archive_could_not_be_checked(verifier: Verifier) -> None:
+    path = verifier.store / "digits-onnx.mar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert f"{path} is not the file that was exported and verified" in verifier.run("digits-onnx", code=2).err

@@ -1,0 +1,237 @@
+"""An archive is complete in itself, holds what the manifest says, and is refused when it does not run."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from export import archive, manifest
+from export.goldens import Goldens
+from export.manifest import Manifest
+from export.pipeline import export_runtime
+from export.runtime import runtime_module, runtime_names
+from export.trained import load_trained
+from tests.snapshot import snapshot
+from tests.workspace import Workspace
+from training.contract import Contract
+from training.files import sha256
+
+OURS = ("training", "export", "serve", "client")
+
+per_runtime = pytest.mark.parametrize("runtime", runtime_names())
+
+
+def mar(workspace: Workspace, runtime: str) -> Path:
+    return workspace.store / f"digits-{runtime}.mar"
+
+
+@per_runtime
+def test_the_manifest_describes_the_archive_and_every_file_in_it(exported: Workspace, runtime: str) -> None:
+    entry = Manifest.read(exported.store).archives[f"digits-{runtime}"]
+    path = mar(exported, runtime)
+    assert (entry.file, entry.sha256, entry.bytes) == (path.name, sha256(path), path.stat().st_size)
+    with archive.unpacked(path) as directory:
+        found = {path.relative_to(directory).as_posix(): digest for path, digest in snapshot(directory).items()}
+        assert {name: file.sha256 for name, file in entry.files.items()} == found
+        assert all((directory / name).stat().st_size == file.bytes for name, file in entry.files.items())
+    assert entry.weights == sha256(exported.artifacts / "weights.safetensors")
+    assert entry.contract == Contract.read(exported.artifacts / "contract.json").digest
+    assert (entry.model, entry.runtime, entry.artifact) == ("digits", runtime, runtime_module(runtime).ARTIFACT)
+
+
+def test_the_manifest_has_one_entry_for_each_archive_of_the_store_and_no_more(exported: Workspace) -> None:
+    files = {entry.file for entry in Manifest.read(exported.store).archives.values()}
+    assert files == {f"digits-{runtime}.mar" for runtime in runtime_names()}
+    assert {path.name for path in exported.store.iterdir()} == files | {manifest.NAME}
+
+
+@per_runtime
+def test_an_archive_holds_its_code_artifact_contract_and_goldens_and_nothing_else(
+    exported: Workspace, runtime: str
+) -> None:
+    artifact = runtime_module(runtime).ARTIFACT
+    code = {*archive.CODE, "training/models/digits.py", f"export/runtimes/{runtime}.py"}
+    rest = {"handler.py", "model-config.yaml", "MAR-INF/MANIFEST.json", artifact, "contract.json", "goldens.npz"}
+    with archive.unpacked(mar(exported, runtime)) as directory:
+        assert {path.relative_to(directory).as_posix() for path in snapshot(directory)} == code | rest
+        for name in code:
+            assert (directory / name).read_bytes() == (archive.ROOT / name).read_bytes()
+        for name in (artifact, "contract.json", "goldens.npz"):
+            assert sha256(directory / name) == sha256(exported.artifacts / name)
+
+
+@per_runtime
+def test_an_archive_is_imported_with_no_repository_in_sight(exported: Workspace, runtime: str) -> None:
+    program = (
+        "import sys, handler, serve.inprocess, export.runtimes." + runtime + "\n"
+        "for name, module in sorted(sys.modules.items()):\n"
+        f"    if name.partition('.')[0] in ('handler', *{OURS}): print(module.__file__)\n"
+        "print(*sys.modules, sep=',')"
+    )
+    with archive.unpacked(mar(exported, runtime)) as directory:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=directory,
+            env=archive.environment(1),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        *files, modules = done.stdout.splitlines()
+        assert len(files) > 10
+        assert all(Path(file).is_relative_to(directory) for file in files)
+    assert not {"client", "torchvision", "sklearn", "onnxscript"} & set(modules.split(","))
+
+
+@per_runtime
+def test_an_archive_answers_its_goldens_at_every_hop_by_its_own_code(exported: Workspace, runtime: str) -> None:
+    goldens = Goldens.read(exported.artifacts / "goldens.npz")
+    decoded, computed, handled = archive.inprocess_hops(mar(exported, runtime), goldens, runtime, 1)
+    assert [hop.hop for hop in (decoded, computed, handled)] == ["decode", "runtime", "handler"]
+    assert all(hop.comparison.ok for hop in (decoded, computed, handled))
+    assert decoded.comparison.compared == len(goldens) >= 64
+    assert computed.comparison.compared == handled.comparison.compared == 5 * len(goldens)
+
+
+@per_runtime
+def test_the_configuration_sets_both_numbers_of_workers_and_the_contracts_batch(
+    exported: Workspace, runtime: str
+) -> None:
+    with archive.unpacked(mar(exported, runtime)) as directory:
+        described = json.loads((directory / "MAR-INF/MANIFEST.json").read_bytes())["model"]
+        config = yaml.safe_load((directory / described["configFile"]).read_text())
+        contract = Contract.read(directory / "contract.json")
+    assert (config["minWorkers"], config["maxWorkers"]) == (1, 1)
+    assert config["batchSize"] == contract.max_batch
+    assert (config["runtime"], config["deviceType"]) == (runtime, "cpu")
+    assert (described["modelName"], described["modelVersion"]) == (f"digits-{runtime}", "1.0")
+
+
+@per_runtime
+def test_no_archive_holds_a_pickled_file(exported: Workspace, runtime: str) -> None:
+    """The graph of TorchScript has a format of its own for values, which torch reads without running what it names."""
+    with archive.unpacked(mar(exported, runtime)) as directory:
+        paths = list(snapshot(directory))
+        assert not [path.name for path in paths if path.suffix in {".pkl", ".pickle", ".pth", ".joblib"}]
+        for path in paths:
+            if path.suffix not in {".pt", ".py"}:
+                assert path.read_bytes()[:2] not in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}
+
+
+def test_nothing_of_ours_loads_a_pickle() -> None:
+    for package in OURS:
+        for path in (archive.ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call):
+                    assert not _unpickles(node), f"{path}:{node.lineno}"
+
+
+def _unpickles(call: ast.Call) -> bool:
+    name, options = ast.unparse(call.func), {word.arg: ast.unparse(word.value) for word in call.keywords}
+    if name == "torch.load":
+        return options.get("weights_only") != "True"
+    if name in {"pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load"}:
+        return True
+    return options.get("allow_pickle", "False") != "False"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("torch.load(path)", True),
+        ("torch.load(path, weights_only=False)", True),
+        ("torch.load(path, weights_only=True)", False),
+        ("np.load(path, allow_pickle=True)", True),
+        ("np.load(path, allow_pickle=False)", False),
+        ("pickle.loads(body)", True),
+    ],
+)
+def test_the_search_for_pickles_finds_them(text: str, found: bool) -> None:
+    (expression,) = ast.parse(text).body
+    assert isinstance(expression, ast.Expr)
+    assert isinstance(expression.value, ast.Call)
+    assert _unpickles(expression.value) == found
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the code that archives are packed from, to be broken."""
+    root = tmp_path / "source"
+    for package in ("training", "export", "serve"):
+        shutil.copytree(archive.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(archive, "ROOT", root)
+    return root
+
+
+def refused(exported: Workspace, tmp_path: Path) -> str:
+    """What an eager export is refused with, nothing being published."""
+    workspace = exported.copy_to(tmp_path / "workspace")
+    trained = load_trained("digits", workspace.folder / "artifacts")
+    goldens = Goldens.read(workspace.artifacts / "goldens.npz")
+    before = snapshot(workspace.folder)
+    with pytest.raises(ValueError, match=r"digits-eager\.mar") as error:
+        export_runtime(trained, goldens, "eager", "2.0", workspace.store)
+    assert snapshot(workspace.folder) == before
+    return str(error.value)
+
+
+def test_an_archive_whose_handler_cannot_be_imported_is_refused(
+    exported: Workspace, tmp_path: Path, source: Path
+) -> None:
+    handler = source / "serve/handler.py"
+    handler.write_text("from nowhere import nothing\n" + handler.read_text())
+    sentence = "digits-eager.mar does not run: ModuleNotFoundError: No module named 'nowhere'"
+    assert refused(exported, tmp_path) == f"digits-eager.mar was not published. {sentence}"
+
+
+def test_an_archive_whose_code_misses_a_module_is_refused(
+    exported: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "CODE", tuple(name for name in archive.CODE if name != "training/files.py"))
+    assert "No module named 'training.files'" in refused(exported, tmp_path)
+
+
+def test_an_archive_whose_handler_answers_otherwise_is_refused_with_the_hop(
+    exported: Workspace, tmp_path: Path, source: Path
+) -> None:
+    """Only in small batches, as a fault in batching would: the handler's own check of the goldens is at the largest."""
+    predictor = source / "serve/predictor.py"
+    text = predictor.read_text()
+    line = "        rows = np.concatenate(inputs)\n"
+    assert line in text
+    predictor.write_text(text.replace(line, line + "        rows = rows[::-1] if len(rows) == 3 else rows\n"))
+    sentence = refused(exported, tmp_path)
+    assert sentence.startswith("digits-eager.mar differs from eager at handler, so it was not published.")
+    assert "differ, worst" in sentence
+
+
+def test_an_archive_whose_decoding_differs_is_refused_with_the_hop(
+    exported: Workspace, tmp_path: Path, source: Path
+) -> None:
+    inputs = source / "training/inputs.py"
+    text = inputs.read_text()
+    assert "Resampling.BILINEAR" in text
+    inputs.write_text(text.replace("Resampling.BILINEAR", "Resampling.BICUBIC"))
+    assert refused(exported, tmp_path).startswith(
+        "digits-eager.mar differs from eager at decode, so it was not published."
+    )
+
+
+def test_an_archive_with_wrong_goldens_would_not_start(exported: Workspace, tmp_path: Path) -> None:
+    goldens = Goldens.read(exported.artifacts / "goldens.npz")
+    wrong = tmp_path / "goldens.npz"
+    replace(goldens, logits=goldens.logits + 1).write(wrong)
+    packed = tmp_path / "digits-eager.mar"
+    with zipfile.ZipFile(mar(exported, "eager")) as old, zipfile.ZipFile(packed, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, wrong.read_bytes() if name == "goldens.npz" else old.read(name))
+    decoded, computed, handled = (hop.comparison for hop in archive.inprocess_hops(packed, goldens, "eager", 1))
+    assert (decoded.ok, computed.ok, handled.ok) == (True, True, False)
+    assert handled.sentence.startswith("The goldens are answered wrongly: 78 of 78")

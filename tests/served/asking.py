@@ -1,0 +1,109 @@
+"""Raw requests to the running server, past the client and its checks, and what the right answers are."""
+
+import json
+import time
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import requests
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from client.catalogue import Worker
+from client.client import Client
+from export import parity
+from export.runtime import Logits
+from serve.protocol import NPY
+from tests.workspace import Workspace
+from training import weights
+from training.contract import Contract
+from training.inputs import Pixels, decode
+
+RUNTIMES = ("eager", "torchscript", "onnx", "aoti")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """`post` sends what it is given; nothing is checked, repeated or explained."""
+
+    served: Workspace
+    session: requests.Session
+
+    def token(self, use: str = "inference") -> str:
+        keys = json.loads((self.served.folder / ".serve" / "key_file.json").read_bytes())
+        return str(keys[use]["key"])
+
+    def post(
+        self, body: bytes = b"", path: str = "digits-onnx", method: str = "POST", token: bool = True, **options: Any
+    ) -> requests.Response:
+        """`options` are those of `requests`."""
+        headers = options.pop("headers", {})
+        if token:
+            headers = {"Authorization": f"Bearer {self.token()}", **headers}
+        url = f"{self.served.url}/predictions/{path}"
+        return self.session.request(method, url, data=body, headers=headers, timeout=60, **options)
+
+    def logits(self, body: bytes, model: str = "digits-onnx", content_type: str = "") -> tuple[Logits, int]:
+        """float32 [N, C], and the batch size that the answer attests."""
+        response = self.post(body, model, headers={"Accept": NPY, "Content-Type": content_type})
+        assert response.status_code == 200, response.text
+        return np.load(BytesIO(response.content)), int(response.headers["X-Batch-Size"])
+
+    def client(self, **options: Any) -> Client:
+        """With tokens, which it would find by itself only in the server's folder."""
+        return self.served.client(token=self.token(), management_token=self.token("management"), **options)
+
+    def worker(self, model: str = "digits-onnx") -> Worker:
+        """The worker that is READY and whose process exists; TorchServe goes on naming one that died for a while."""
+        deadline = time.monotonic() + 60
+        with self.client() as client:
+            while time.monotonic() < deadline:
+                (worker,) = client.versions(model)[0].workers
+                if worker.status == "READY" and psutil.pid_exists(worker.pid):
+                    return worker
+                time.sleep(0.1)
+        raise AssertionError(f"{model} has no worker")
+
+
+@dataclass(frozen=True)
+class Eager:
+    """The network as training left it, run by torch in this process."""
+
+    network: nn.Module
+    contract: Contract
+
+    @classmethod
+    def read(cls, artifacts: Path) -> "Eager":
+        return cls(*weights.read(artifacts / "weights.safetensors"))
+
+    @torch.inference_mode()
+    def run(self, pixels: Pixels) -> Logits:
+        """uint8 [N, H, W, C] → float32 [N, classes]."""
+        return np.concatenate(
+            [self.network(torch.from_numpy(pixels[rows].copy())).numpy() for rows in parity.batches(32, len(pixels))]
+        )
+
+    def logits(self, body: bytes) -> Logits:
+        """float32 [1, classes] of the bytes of an image."""
+        return self.run(decode(body, self.contract.input))
+
+    def label(self, body: bytes) -> str:
+        return self.contract.labels[self.logits(body).argmax()]
+
+
+def close(answered: NDArray[np.float32], eager: NDArray[np.float32], model: str) -> bool:
+    """Whether the logits are the same within the committed tolerance."""
+    limit = parity.tolerance(model.removeprefix("digits-"), "float32", "cpu")
+    same = np.abs(answered - eager) <= limit.atol + limit.rtol * np.abs(eager)
+    return answered.shape == eager.shape and answered.dtype == np.float32 and bool(same.all())
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    stream = BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()

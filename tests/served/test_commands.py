@@ -1,0 +1,235 @@
+"""The commands of the client against the real server: what they print, write and exit with."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from client.compare import ROUNDS
+from client.errors import TimedOut
+from tests.served.asking import RUNTIMES, Eager, Raw
+from tests.unit.test_inputs import encoded
+from tests.workspace import ROOT, Workspace, free_port
+from training.inputs import decode
+from training.models.digits import SAMPLE_NAMES, data
+
+MANY = 2_000
+FORMS = (("png", "L"), ("jpeg", "L"), ("webp", "RGB"), ("png", "P"), ("jpeg", "CMYK"))
+
+
+def start(served: Workspace, *arguments: str, errors: Path) -> subprocess.Popen[str]:
+    """`python -m client` in the server's folder, each line as soon as it is printed, stderr to a file."""
+    with errors.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "client", *arguments],
+            cwd=served.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Held-out scans in several forms and sizes, in the order in which their folder is answered."""
+    folder, held_out = tmp_path_factory.mktemp("scans"), data("bundled", Path()).held_out.images
+    for number in range(MANY):
+        kind, mode = FORMS[number % len(FORMS)]
+        scan, side = held_out[number % len(held_out), ..., 0], 20 + number % 61
+        picture = Image.fromarray(scan).resize((side, side)).convert(mode)
+        (folder / f"{number}.{kind}").write_bytes(encoded(picture, kind))
+    return sorted(folder.iterdir(), key=lambda path: int(path.stem))
+
+
+@pytest.fixture(scope="module")
+def labels(scans: list[Path], eager: Eager) -> list[str]:
+    """Eager's, in this process."""
+    pixels = np.concatenate([decode(path.read_bytes(), eager.contract.input) for path in scans])
+    return [eager.contract.labels[index] for index in eager.run(pixels).argmax(axis=1)]
+
+
+def test_a_folder_is_answered_whole_and_in_order_though_a_worker_is_killed(
+    raw: Raw, served: Workspace, scans: list[Path], labels: list[str], tmp_path: Path
+) -> None:
+    worker, table = raw.worker(), tmp_path / "table.csv"
+    command = ["predict", str(scans[0].parent), "--json", "--csv", str(table), "--url", served.url]
+    answers: list[dict[str, Any]] = []
+    with start(served, *command, errors=tmp_path / "errors") as process:
+        assert process.stdout
+        for line in process.stdout:
+            answers.append(json.loads(line))
+            if len(answers) == MANY // 4:
+                os.kill(worker.pid, signal.SIGKILL)
+    assert (process.returncode, (tmp_path / "errors").read_text()) == (0, "")
+    assert [answer["input"] for answer in answers] == [str(path) for path in scans]
+    assert [answer["label"] for answer in answers] == labels
+    with table.open(newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == labels
+    assert raw.worker().pid != worker.pid
+
+
+def test_ctrl_c_ends_a_folder_with_130_and_leaves_no_table(
+    served: Workspace, scans: list[Path], tmp_path: Path
+) -> None:
+    table = tmp_path / "out" / "table.csv"
+    command = ["predict", str(scans[0].parent), "--csv", str(table), "--url", served.url]
+    with start(served, *command, errors=tmp_path / "errors") as process:
+        assert process.stdout
+        assert process.stdout.readline().startswith(f"{scans[0]}: ")
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.readlines()
+    assert (process.returncode, (tmp_path / "errors").read_text()) == (130, "")
+    assert len(rest) < MANY - 1
+    assert list(table.parent.iterdir()) == []
+
+
+def test_two_bad_files_are_reported_and_the_rest_is_answered(served: Workspace, seven: bytes, tmp_path: Path) -> None:
+    bodies = {"1.png": seven, "2.png": b"seven", "3.png": seven, "4.png": seven[:100], "5.png": seven}
+    for name, body in bodies.items():
+        (tmp_path / name).write_bytes(body)
+    table = tmp_path / "table.csv"
+    done = served.run("client", "predict", str(tmp_path), "--csv", str(table), "--url", served.url, check=False)
+    assert done.returncode == 1
+    assert [line.partition(" (")[0] for line in done.stdout.splitlines()] == [
+        f"{tmp_path}/{n}.png: 7" for n in (1, 3, 5)
+    ]
+    assert done.stderr.splitlines() == [
+        f"{tmp_path}/2.png: The body is not a PNG, JPEG or WebP image. Send the file's bytes as they are.",
+        f"{tmp_path}/4.png: The image is damaged or incomplete (image file is truncated). Send the whole file.",
+        "2 of 5 failed.",
+    ]
+    with table.open(newline="") as file:
+        assert [(row["label"], bool(row["error"])) for row in csv.DictReader(file)] == [
+            ("7", False),
+            ("", True),
+            ("7", False),
+            ("", True),
+            ("7", False),
+        ]
+
+
+def test_standard_input_is_answered(served: Workspace, seven: bytes) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "client", "predict", "-", "--json", "--top-k", "2", "--url", served.url],
+        cwd=served.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input=seven,
+        capture_output=True,
+        check=True,
+    )
+    answer = json.loads(done.stdout)
+    assert (answer["input"], answer["label"], len(answer["top"]), answer["served"]["runtime"]) == ("-", "7", 2, "onnx")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_model_can_be_chosen(served: Workspace, runtime: str) -> None:
+    options = ("--model", f"digits-{runtime}", "--json", "--url", served.url)
+    done = served.run("client", "predict", str(served.artifacts / "samples"), *options)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    found = {Path(answer["input"]).stem: answer["label"] for answer in answers}
+    assert found == {name: str(digit) for digit, name in enumerate(SAMPLE_NAMES)}
+    assert {answer["served"]["runtime"] for answer in answers} == {runtime}
+
+
+@pytest.mark.parametrize("model", ["digits-onyx", "digits-onnx/9.9"])
+def test_an_unknown_model_is_exit_code_2_and_the_servers_sentence(served: Workspace, model: str) -> None:
+    sample = str(served.artifacts / "samples" / "seven.png")
+    done = served.run("client", "predict", sample, "--model", model, "--url", served.url, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {model}: Model ")
+    assert done.stderr.endswith("(HTTP 404)\n")
+
+
+@pytest.mark.parametrize("command", ["predict", "models", "verify", "compare"])
+def test_a_server_that_is_down_is_exit_code_2_and_a_sentence(served: Workspace, command: str) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    arguments = {
+        "predict": ["artifacts/digits/samples", "--url", nowhere],
+        "models": ["--management-url", nowhere],
+    }.get(command, ["--url", nowhere, "--management-url", nowhere])
+    done = served.run("client", command, *arguments, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"Nothing answers at {nowhere}. Is the server running there?\n")
+
+
+def test_a_client_without_its_token_is_told_what_to_set(served: Workspace, seven: bytes, tmp_path: Path) -> None:
+    (tmp_path / "seven.png").write_bytes(seven)
+    done = Workspace(tmp_path, served.port).run("client", "predict", "seven.png", "--url", served.url, check=False)
+    assert done.returncode == 2
+    assert "Token Authorization failed" in done.stderr
+    assert "Set ENTERING_TOKEN, or let ENTERING_KEY_FILE name the server's key_file.json." in done.stderr
+
+
+def test_an_answer_that_takes_too_long_is_an_error_of_its_own(raw: Raw) -> None:
+    with raw.client(timeout=(3.0, 0.05)) as client, pytest.raises(TimedOut, match="did not answer in time"):
+        client.logits(np.zeros((8_000, 28, 28, 1), np.uint8), "digits-onnx")
+
+
+def test_models_lists_what_is_served_with_what_runs_it(raw: Raw, served: Workspace) -> None:
+    done = served.run("client", "models", "--management-url", served.management_url)
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if "digits-" in line}
+    assert rows.keys() == {f"digits-{runtime}" for runtime in RUNTIMES}
+    with raw.client() as client:
+        weights = client.describe("digits-onnx").attestation["weights"]
+    assert rows["digits-onnx"][1:] == [
+        "1.0",
+        "onnx",
+        "CPUExecutionProvider",
+        "cpu",
+        "float32",
+        "1",
+        "of",
+        "1",
+        weights[:12],
+    ]
+
+
+ENVIRONMENT = {"cpu", "cores", "system", "python", "torch", "onnxruntime-gpu", "torchserve", "commit"}
+MEASURED = {
+    "export_s",
+    "artifact_bytes",
+    "load_s",
+    "cold_first_answer_s",
+    "inprocess_p50_s",
+    "inprocess_p99_s",
+    "inprocess_images_per_s",
+    "served_1_p50_s",
+    "served_1_p99_s",
+    "served_1_per_s",
+    "served_16_p50_s",
+    "served_16_p99_s",
+    "served_16_per_s",
+    "served_images_per_s_of_arrays",
+    "worker_memory_bytes",
+}
+DIGESTS = {"artifact_sha256", "weights_sha256"}
+
+
+def test_compare_measures_a_model_and_writes_its_figures_and_a_picture(served: Workspace) -> None:
+    done = served.run("client", "compare", "digits-onnx", *served.urls)
+    report = json.loads((served.artifacts / "compare.json").read_bytes())
+    (row,) = report["rows"]
+    assert report["environment"].keys() >= ENVIRONMENT
+    assert report["rounds"] == ROUNDS
+    for name in MEASURED:
+        assert 0 < row[name]["low"] <= row[name]["median"] <= row[name]["high"], name
+    assert row["served_1_p99_s"]["median"] >= row["served_1_p50_s"]["median"]
+    assert row["overhead_p50_s"]["low"] > 0
+    assert row.keys() >= DIGESTS
+    assert (row["model"], row["runtime"], row["provider"]) == ("digits-onnx", "onnx", "CPUExecutionProvider")
+    assert (row["ok"], row["flips"]) == (True, 0)
+    assert 0 <= row["max_abs"] < 1e-4
+    assert row["error_ratio"] > 0
+    with Image.open(served.artifacts / "compare.png") as picture:
+        assert picture.width > 1_000
+    assert "digits-onnx" in done.stdout

@@ -1,0 +1,131 @@
+"""Goldens: what they are made of, and that a file gives them back."""
+
+import hashlib
+from dataclasses import fields
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from export.goldens import Goldens
+from export.requests import FORMS, SIZES, make_requests
+from training.inputs import decode
+from training.models import digits
+
+HELD_OUT = digits.data("bundled", Path()).held_out.images
+REQUESTS = dict(make_requests(HELD_OUT))
+
+
+def opened(body: bytes) -> Image.Image:
+    return Image.open(BytesIO(body))
+
+
+def small(requests: tuple[bytes, ...] = (b"abc", b"", b"defgh")) -> Goldens:
+    count = len(requests)
+    random = np.random.default_rng(count)
+    return Goldens(
+        weights="0" * 64,
+        contract="1" * 64,
+        names=tuple(f"ñ {index}" for index in range(count)),
+        requests=requests,
+        pixels=random.integers(0, 256, (count, 5, 4, 3), np.uint8),
+        logits=random.normal(size=(count, 2)).astype(np.float32),
+        oracle=random.normal(size=(count, 2)),
+    )
+
+
+def assert_same(one: Goldens, other: Goldens) -> None:
+    for field in fields(Goldens):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(mine, np.ndarray):
+            assert mine.dtype == theirs.dtype
+            np.testing.assert_array_equal(mine, theirs, strict=True)
+        else:
+            assert mine == theirs
+
+
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=5))
+def test_what_was_written_is_read_bit_by_bit(tmp_path_factory: pytest.TempPathFactory, bodies: list[bytes]) -> None:
+    path, goldens = tmp_path_factory.getbasetemp() / "goldens.npz", small(tuple(bodies))
+    goldens.write(path)
+    assert_same(Goldens.read(path), goldens)
+    with path.open("rb") as file:
+        assert_same(Goldens.read(file), goldens)
+
+
+def test_a_file_that_holds_a_pickle_is_not_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "goldens.npz", requests=np.array([object()]), ends=np.array([1]))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        Goldens.read(tmp_path / "goldens.npz")
+
+
+def test_rows_are_chosen_with_all_that_belongs_to_them() -> None:
+    goldens = small()
+    assert_same(goldens[1:], goldens[[1, 2]])
+    chosen = goldens[[2, 0]]
+    assert (chosen.names, chosen.requests) == (("ñ 2", "ñ 0"), (b"defgh", b"abc"))
+    np.testing.assert_array_equal(chosen.pixels, goldens.pixels[[2, 0]])
+    np.testing.assert_array_equal(chosen.logits, goldens.logits[[2, 0]])
+    np.testing.assert_array_equal(chosen.oracle, goldens.oracle[[2, 0]])
+    assert len(chosen) == 2
+
+
+def test_there_are_at_least_64_and_no_two_are_the_same() -> None:
+    assert len(REQUESTS) == len(list(make_requests(HELD_OUT))) == len(FORMS) * len(SIZES) >= 64
+    assert len({hashlib.sha256(body).digest() for body in REQUESTS.values()}) == len(REQUESTS)
+
+
+def test_each_is_made_of_another_scan() -> None:
+    """So with every form made the same and every size too, all still differ in content."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.requests.FORMS", dict.fromkeys(FORMS, FORMS["png grey"]))
+        patch.setattr("export.requests.SIZES", [(28, 28)] * len(SIZES))
+        assert len({body for _, body in make_requests(HELD_OUT)}) == len(REQUESTS)
+
+
+def test_the_same_scans_give_the_same_bytes() -> None:
+    assert dict(make_requests(HELD_OUT)) == REQUESTS
+
+
+def test_they_come_in_every_size_smaller_and_larger_than_the_input_and_of_other_shapes() -> None:
+    sizes = {opened(body).size for body in REQUESTS.values()}
+    assert sizes == set(SIZES)
+    assert any(max(size) < 28 for size in sizes)
+    assert any(min(size) > 28 for size in sizes)
+    assert any(width < height for width, height in sizes)
+    assert any(width > height for width, height in sizes)
+
+
+def test_they_come_in_every_format_and_mode_that_clients_send() -> None:
+    found = {(image.format, image.mode) for image in map(opened, REQUESTS.values())}
+    assert found >= {
+        *(("PNG", mode) for mode in ("L", "RGB", "RGBA", "LA", "P", "1", "I;16")),
+        *(("JPEG", mode) for mode in ("L", "RGB", "CMYK")),
+        ("WEBP", "RGB"),
+    }
+
+
+def test_some_must_be_turned_upright() -> None:
+    turns = {opened(body).getexif().get(ExifTags.Base.Orientation) for body in REQUESTS.values()}
+    assert turns == {None, 3, 6}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_each_decodes_to_a_picture(name: str) -> None:
+    pixels = decode(REQUESTS[name], digits.INPUT)
+    assert pixels.shape == (1, 28, 28, 1)
+    assert np.ptp(pixels) > 100  # a digit on its ground, not one shade
+
+
+def test_too_few_held_out_images_are_an_error_with_the_number() -> None:
+    with pytest.raises(ValueError, match=r"Goldens need 78 held-out images, and there are 5\."):
+        list(make_requests(HELD_OUT[:5]))
+
+
+def test_images_in_colour_make_requests_too() -> None:
+    colour = np.repeat(HELD_OUT, 3, axis=-1)
+    assert [name for name, _ in make_requests(colour)] == list(REQUESTS)

@@ -1,0 +1,373 @@
+"""The predictor, with no server and with a model so small that its answers can be told by hand."""
+
+import json
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from export.goldens import Goldens
+from export.runtime import Loaded, Logits
+from serve.predictor import Answer, Predictor, Request
+from serve.protocol import ATTESTED, JSON, NPY
+from training import weights
+from training.contract import Contract, ImageInput
+from training.inputs import Pixels
+from training.models import digits
+
+CONTRACT = Contract(
+    model="letters",
+    input=ImageInput(height=8, width=8, channels=1),
+    mean=(0.5,),
+    std=(0.5,),
+    labels=("a", "b", "c", "d", "e", "f", "ü"),
+    max_batch=4,
+)
+ATTESTATION = {field: f"the {field}" for field in ATTESTED if field != "batch_size"} | {"runtime": "eager"}
+
+
+class First7:
+    """A graph whose logits are an image's first seven pixels. `sizes` are the batches that it was given."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, batch: Pixels) -> Logits:
+        self.sizes.append(len(batch))
+        return batch.reshape(len(batch), -1)[:, :7].astype(np.float32)
+
+
+@pytest.fixture
+def graph() -> First7:
+    return First7()
+
+
+@pytest.fixture
+def predictor(graph: First7) -> Predictor:
+    return predicting(graph)
+
+
+def predicting(run: Any) -> Predictor:
+    return Predictor(Loaded(run, CONTRACT, "w" * 64, "a test", "cpu"), ATTESTATION)
+
+
+def always(row: Any) -> Predictor:
+    """A predictor that answers `row` whatever it is asked."""
+    return predicting(lambda batch: np.tile(np.array(row, np.float32), (len(batch), 1)))
+
+
+def pixels(*first: int) -> Pixels:
+    """uint8 [8, 8, 1] that begins with `first`."""
+    return np.array([*first, *[0] * (64 - len(first))], np.uint8).reshape(8, 8, 1)
+
+
+def png(*first: int) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels(*first).squeeze(-1)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def npy(array: Any) -> bytes:
+    stream = BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def strict(answer: Answer) -> Any:
+    """The JSON of an answer, which must be JSON to the letter: no NaN, no Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    assert answer.content_type == JSON
+    return json.loads(answer.body, parse_constant=refuse)
+
+
+def logits(answer: Answer) -> Logits:
+    assert (answer.status, answer.content_type) == (200, NPY)
+    found: Logits = np.load(BytesIO(answer.body), allow_pickle=False)
+    return found
+
+
+def test_an_image_is_answered_with_its_best_label_and_the_five_best(predictor: Predictor) -> None:
+    [answer] = predictor.answer([Request(png(1, 2, 9, 3, 0, 0, 4))])
+    found = strict(answer)
+    assert answer.status == 200
+    assert found.keys() == {"label", "score", "top"}
+    assert [entry["label"] for entry in found["top"]] == ["c", "ü", "d", "b", "a"]
+    assert {"label": found["label"], "score": found["score"]} == found["top"][0]
+    shares = np.exp([9.0, 4, 3, 2, 1]) / np.exp([1.0, 2, 9, 3, 0, 0, 4]).sum()
+    assert [entry["score"] for entry in found["top"]] == pytest.approx(shares, rel=1e-12)  # float64, a few roundings
+
+
+def test_one_bad_request_gets_a_sentence_and_its_batch_mates_their_answers(predictor: Predictor, graph: First7) -> None:
+    requests = [
+        Request(png(9)),
+        Request(b""),
+        Request(png(0, 9), accept=NPY),
+        Request(b"text"),
+        Request(png(0, 0, 9), top_k="8"),
+        Request(b"", describe=True),
+        Request(npy(np.stack([pixels(0, 0, 0, 9), pixels(5)])), content_type=NPY),
+        Request(png(1), accept="text/html"),
+        Request(png(1), others=("size",)),
+    ]
+    answers = predictor.answer(requests)
+    assert [answer.status for answer in answers] == [200, 400, 200, 400, 400, 200, 200, 400, 400]
+    assert strict(answers[0])["label"] == "a"
+    assert logits(answers[2]).tolist() == [[0, 9, 0, 0, 0, 0, 0]]
+    assert [one["label"] for one in strict(answers[6])["predictions"]] == ["d", "a"]
+    assert strict(answers[5]) == predictor.description
+    assert graph.sizes == [4]
+    for bad, words in [(1, "is empty"), (3, "not a PNG"), (4, "X-Top-K"), (7, "Accept"), (8, "came size")]:
+        assert strict(answers[bad]).keys() == {"code", "type", "message"}
+        assert strict(answers[bad])["code"] == 400
+        assert words in strict(answers[bad])["message"]
+
+
+def test_bad_requests_alone_run_nothing(predictor: Predictor, graph: First7) -> None:
+    assert [answer.status for answer in predictor.answer([Request(b""), Request(b"x")])] == [400, 400]
+    assert graph.sizes == []
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=12))
+def test_answers_keep_the_order_of_the_requests_in_any_batch(order: list[int]) -> None:
+    bodies = [png(*[0] * index, 200) for index in range(7)]
+    answers = predicting(First7()).answer([Request(bodies[index]) for index in order])
+    assert [strict(answer)["label"] for answer in answers] == [CONTRACT.labels[index] for index in order]
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes", "attested"), [(1, [1], "1"), (3, [3], "3"), (4, [4], "4"), (9, [4, 4, 1], "4")]
+)
+def test_the_batch_that_was_run_is_attested_and_never_above_the_contracts(
+    predictor: Predictor, graph: First7, count: int, sizes: list[int], attested: str
+) -> None:
+    answers = predictor.answer([Request(png(index)) for index in range(count)])
+    assert graph.sizes == sizes
+    assert {answer.headers["X-Batch-Size"] for answer in answers} == {attested}
+
+
+def test_refused_requests_do_not_count_in_the_batch(predictor: Predictor) -> None:
+    good, bad = predictor.answer([Request(png(1)), Request(b"text")])
+    assert good.headers["X-Batch-Size"] == "1"
+    assert bad.headers == {}
+
+
+def test_every_answer_attests_what_computed_it(predictor: Predictor) -> None:
+    [answer] = predictor.answer([Request(png(1))])
+    assert answer.headers == {ATTESTED[field]: value for field, value in ATTESTATION.items()} | {"X-Batch-Size": "1"}
+    assert answer.headers.keys() == set(ATTESTED.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 11])
+def test_an_array_is_answered_at_once_and_in_order(predictor: Predictor, count: int) -> None:
+    rows = np.stack([pixels(index, 5, 3) for index in range(count)])
+    [answer] = predictor.answer([Request(npy(rows), content_type="Application/X-NPY; a=b", accept=NPY)])
+    assert logits(answer).tolist() == [[index, 5, 3, 0, 0, 0, 0] for index in range(count)]
+    [answer] = predictor.answer([Request(npy(rows), content_type=NPY)])
+    predictions = strict(answer)["predictions"]
+    assert [one["label"] for one in predictions] == ["b" if index < 5 else "a" for index in range(count)]
+
+
+def test_what_is_read_as_an_image_is_answered_as_one(predictor: Predictor) -> None:
+    [answer] = predictor.answer([Request(png(9), content_type=f"image/png; not={NPY}")])
+    assert strict(answer)["label"] == "a"
+
+
+def test_an_array_is_never_unpickled(predictor: Predictor) -> None:
+    stream = BytesIO()
+    np.save(stream, np.array([{}]), allow_pickle=True)
+    [answer] = predictor.answer([Request(stream.getvalue(), content_type=NPY)])
+    assert answer.status == 400
+    assert "dtype object" in strict(answer)["message"]
+
+
+@pytest.mark.parametrize(("sent", "given_back"), [("", 5), ("1", 1), ("5", 5), ("7", 7), ("007", 7)])
+def test_top_k_is_how_many_labels_are_named(predictor: Predictor, sent: str, given_back: int) -> None:
+    [answer] = predictor.answer([Request(png(3, 2, 1), top_k=sent)])
+    assert len(strict(answer)["top"]) == given_back
+
+
+@pytest.mark.parametrize(
+    "sent", ["0", "8", "-1", "1.5", "all", "1e0", " 3", "3 ", "²", "٣", "0x3", "9" * 5000, "None", "1,2"]
+)
+def test_a_top_k_that_is_no_number_of_labels_is_refused_with_the_range(predictor: Predictor, sent: str) -> None:
+    [answer] = predictor.answer([Request(png(1), top_k=sent)])
+    assert answer.status == 400
+    assert strict(answer)["message"].endswith("Send a whole number from 1 to 7.")
+    assert len(answer.body) < 300
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", JSON),
+        ("*/*", JSON),
+        ("application/*", JSON),
+        ("application/json; charset=utf-8", JSON),
+        ("text/html, application/json;q=0.9", JSON),
+        (NPY, NPY),
+        ("Application/X-NPY", NPY),
+        (f"{JSON}, {NPY};q=1", NPY),
+        (f"text/html,{NPY}", NPY),
+    ],
+)
+def test_accept_chooses_between_json_and_the_lossless_logits(
+    predictor: Predictor, accept: str, content_type: str
+) -> None:
+    [answer] = predictor.answer([Request(png(1), accept=accept)])
+    assert (answer.status, answer.content_type) == (200, content_type)
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/*", "application/xml", "application/x-npy2", "json"])
+def test_an_accept_that_nothing_fits_is_refused_with_what_there_is(predictor: Predictor, accept: str) -> None:
+    [answer] = predictor.answer([Request(png(1), accept=accept)])
+    assert answer.status == 400
+    assert strict(answer)["message"] == f"Accept is {accept!r}. Ask for application/json or application/x-npy."
+
+
+@given(arrays.arrays(np.float32, 7, elements=st.floats(width=32)))
+def test_the_logits_are_answered_to_the_bit_whatever_they_are(row: Logits) -> None:
+    [answer] = always(row).answer([Request(png(1), accept=NPY)])
+    assert logits(answer).tobytes() == row.tobytes()
+    assert logits(answer).dtype == np.float32
+
+
+@given(arrays.arrays(np.float32, 7, elements=st.floats(allow_nan=False, allow_infinity=False, width=32)))
+def test_scores_are_a_distribution_in_falling_order_for_any_finite_logits(row: Logits) -> None:
+    [answer] = always(row).answer([Request(png(1), top_k="7")])
+    scores = [entry["score"] for entry in strict(answer)["top"]]
+    assert abs(sum(scores) - 1) < 1e-12  # seven roundings in float64
+    assert scores == sorted(scores, reverse=True)
+    assert min(scores) >= 0
+    assert sorted(entry["label"] for entry in strict(answer)["top"]) == sorted(CONTRACT.labels)
+    assert strict(answer)["label"] == CONTRACT.labels[int(row.argmax())]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_a_500_as_json_and_can_be_seen_as_npy(value: float) -> None:
+    row = [1, 2, value, 0, 0, 0, 0]
+    as_json, as_npy = always(row).answer([Request(png(1)), Request(png(1), accept=NPY)])
+    assert as_json.status == 500
+    assert strict(as_json)["type"] == "NotFinite"
+    assert "Ask for npy" in strict(as_json)["message"]
+    np.testing.assert_array_equal(logits(as_npy)[0], np.array(row, np.float32))
+
+
+def test_a_value_that_is_not_finite_fails_only_the_request_that_it_belongs_to() -> None:
+    def run(batch: Pixels) -> Logits:
+        found = First7()(batch)
+        found[found == 66] = np.nan
+        return found
+
+    answers = predicting(run).answer([Request(png(1)), Request(png(66)), Request(png(0, 1))])
+    assert [answer.status for answer in answers] == [200, 500, 200]
+    assert strict(answers[2])["label"] == "b"
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (2, 7), (7,), (1, 7, 1)])
+def test_a_graph_that_breaks_the_contract_is_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RuntimeError, match=r"The graph gave float32 .*; the contract says float32 \(1, 7\)\."):
+        predicting(lambda _: np.zeros(shape, np.float32)).answer([Request(png(1))])
+
+
+def test_a_graph_that_gives_another_precision_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="The graph gave float64"):
+        predicting(lambda batch: np.zeros((len(batch), 7))).answer([Request(png(1))])
+
+
+def test_the_description_holds_the_attestation_and_the_whole_contract(predictor: Predictor) -> None:
+    [answer] = predictor.answer([Request(b"", describe=True)])
+    found = strict(answer)
+    assert found["attestation"] == ATTESTATION
+    assert Contract.model_validate(found["contract"]) == CONTRACT
+
+
+def test_labels_of_any_alphabet_are_sent_as_they_are(predictor: Predictor) -> None:
+    [answer] = predictor.answer([Request(png(0, 0, 0, 0, 0, 0, 9))])
+    assert '"ü"'.encode() in answer.body
+
+
+def goldens(**change: Any) -> Goldens:
+    bodies = tuple(png(index, 7) for index in range(9))
+    rows = np.stack([pixels(index, 7) for index in range(9)])
+    right = Goldens(
+        weights="w" * 64,
+        contract=CONTRACT.digest,
+        names=tuple(f"golden {index}" for index in range(9)),
+        requests=bodies,
+        pixels=rows,
+        logits=First7()(rows),
+        oracle=First7()(rows).astype(np.float64),
+    )
+    return replace(right, **change)
+
+
+def test_goldens_that_are_answered_right_pass(predictor: Predictor, graph: First7) -> None:
+    predictor.check(goldens())
+    assert sum(graph.sizes) == 9
+
+
+def test_goldens_answered_wrong_are_refused_with_the_worst_of_them(predictor: Predictor) -> None:
+    other = goldens().logits.copy()
+    other[6, 1] += 0.001
+    with pytest.raises(
+        RuntimeError, match=r"answered wrongly: 1 of 9 differ, worst golden 6, logit 1: 7, eager 7\.001"
+    ):
+        predictor.check(goldens(logits=other))
+
+
+def test_goldens_of_other_weights_are_refused_even_where_their_answers_agree(predictor: Predictor) -> None:
+    with pytest.raises(RuntimeError, match="answered by other weights"):
+        predictor.check(goldens(weights="x" * 64))
+
+
+def test_a_golden_that_is_refused_as_a_request_is_an_error_with_the_reason(predictor: Predictor) -> None:
+    with pytest.raises(RuntimeError, match=r"A golden was refused: .*The body is not a PNG"):
+        predictor.check(goldens(requests=(*goldens().requests[:8], b"text")))
+
+
+def test_a_runtime_without_a_tolerance_is_not_checked_with_a_guess(graph: First7) -> None:
+    predictor = Predictor(Loaded(graph, CONTRACT, "w" * 64, "a test", "tpu:0"), ATTESTATION)
+    with pytest.raises(ValueError, match="no row for eager in float32 on tpu"):
+        predictor.check(goldens())
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """What an eager archive holds, of an untrained network."""
+    contract = Contract(model="digits", input=digits.INPUT, mean=(0.3,), std=(0.4,), labels=digits.LABELS)
+    torch.manual_seed(0)
+    weights.write(tmp_path / "model.safetensors", digits.network(contract), contract)
+    (tmp_path / "contract.json").write_text(contract.to_json())
+    return tmp_path
+
+
+def test_what_is_loaded_attests_itself(archive: Path) -> None:
+    predictor = Predictor.load(archive, "eager", "cpu", 1, "digits-eager", "2.0")
+    assert {
+        "runtime": "eager",
+        "provider": "torch",
+        "device": "cpu",
+        "precision": "float32",
+        "tf32": "off",
+    }.items() <= (predictor.attestation.items())
+    assert (predictor.attestation["model"], predictor.attestation["version"]) == ("digits-eager", "2.0")
+    assert predictor.attestation["contract"] == Contract.read(archive / "contract.json").digest
+    assert predictor.attestation.keys() == ATTESTED.keys() - {"batch_size"}
+
+
+def test_an_artifact_with_another_contract_than_the_archives_is_not_loaded(archive: Path) -> None:
+    other = Contract.read(archive / "contract.json").model_copy(update={"mean": (0.31,)})
+    (archive / "contract.json").write_text(other.to_json())
+    with pytest.raises(RuntimeError, match=r"model\.safetensors and contract\.json hold different contracts"):
+        Predictor.load(archive, "eager", "cpu", 1, "digits-eager", "1.0")
