@@ -10,6 +10,7 @@ import numpy as np
 from client.answers import Logits, Prediction
 from client.client import Client
 from client.errors import Rejected, ServerFailed, TokenRejected, UnknownModel
+from client.payloads import Input
 from export import parity
 from export.archive import Hop
 from export.goldens import Goldens
@@ -30,9 +31,9 @@ class CannotCheck(ValueError):
 
 @dataclass(frozen=True)
 class Asked:
-    """One golden as answered: its row, the logits [1, C] and the attestation, or else what is wrong with the answer."""
+    """The goldens of one request: logits [rows, C] and attestation, or else what is wrong with the answer."""
 
-    row: int
+    rows: list[int]
     logits: Logits | None
     served: dict[str, str]
     problem: str = ""
@@ -70,8 +71,8 @@ class HttpHops:
             return _red(verdict, "A request that was alone was answered as part of a batch.")
         for one in asked if verdict.ok else []:
             assert one.logits is not None
-            if wrong := self._wrong_json(one.row, one.logits[0]):
-                return _red(verdict, f"{self.goldens.names[one.row]}: {wrong}")
+            if wrong := self._wrong_json(one.rows[0], one.logits[0]):
+                return _red(verdict, f"{self.goldens.names[one.rows[0]]}: {wrong}")
         return verdict
 
     def _wrong_json(self, row: int, logits: Logits) -> str:
@@ -97,7 +98,7 @@ class HttpHops:
         """Every golden among strangers: other goldens, whole arrays, and requests that must be refused."""
         asked = self._concurrently([self._ask_among_strangers] * BATCHED_REQUESTS)
         verdict = self._verdict(asked)
-        if verdict.ok and all(one.served["batch_size"] == "1" for one in asked if one.row % 5 != 1):
+        if verdict.ok and all(one.served["batch_size"] == "1" for one in asked if len(one.rows) == 1):
             raise CannotCheck(f"{self.model}: no two of {BATCHED_REQUESTS} concurrent requests shared a batch.")
         return verdict
 
@@ -108,17 +109,16 @@ class HttpHops:
             except Rejected:
                 return self._ask(row)
             except ServerFailed as error:
-                return Asked(row, None, {}, f"A bad request was answered: {error}")
-            return Asked(row, None, {}, "A bad request was taken for a good one.")
+                return Asked([row], None, {}, f"A bad request was answered: {error}")
+            return Asked([row], None, {}, "A bad request was taken for a good one.")
         if row % 5 == 1:
             return self._ask_array(row)
         return self._ask(row)
 
     def _ask_array(self, row: int) -> Asked:
-        """The golden as the second of three, in one array."""
+        """Three goldens in one array."""
         rows = [(row + 1) % len(self.goldens), row, (row + 2) % len(self.goldens)]
-        asked = self._asked(row, lambda: self.client.attested_logits(self.goldens.pixels[rows], self.model))
-        return asked if asked.logits is None else replace(asked, logits=asked.logits[1:2])
+        return self._asked(rows, self.goldens.pixels[rows])
 
     def _loaded(self) -> parity.Comparison:
         return self._verdict(self._concurrently([self._ask] * LOAD_REQUESTS))
@@ -131,17 +131,17 @@ class HttpHops:
             return list(workers.map(lambda ask, row: ask(row), asks, rows))
 
     def _ask(self, row: int) -> Asked:
-        return self._asked(row, lambda: self.client.attested_logits(self.goldens.requests[row], self.model))
+        return self._asked([row], self.goldens.requests[row])
 
-    def _asked(self, row: int, ask: Callable[[], tuple[Logits, dict[str, str]]]) -> Asked:
+    def _asked(self, rows: list[int], source: Input) -> Asked:
         try:
-            logits, served = ask()
+            logits, served = self.client.attested_logits(source, self.model)
             self._check(logits, served)
         except (TokenRejected, UnknownModel):
             raise
         except (Rejected, ServerFailed, _Wrong) as error:
-            return Asked(row, None, {}, str(error))
-        return Asked(row, logits, served)
+            return Asked(rows, None, {}, str(error))
+        return Asked(rows, logits, served)
 
     def _check(self, logits: Logits, served: dict[str, str]) -> None:
         """Raises _Wrong."""
@@ -155,13 +155,13 @@ class HttpHops:
 
     def _verdict(self, asked: list[Asked]) -> parity.Comparison:
         """All answers against eager's; red too where one failed, or where they don't all attest the same."""
-        problems = [f"{self.goldens.names[one.row]}: {one.problem}" for one in asked if one.problem]
+        problems = [f"{self.goldens.names[one.rows[0]]}: {one.problem}" for one in asked if one.problem]
         answered = [one for one in asked if not one.problem]
         if not answered:
             return parity.Comparison(False, 0, None, None, (), 0, 0, f"All {len(asked)} are wrong: {problems[0]}")
         served = answered[0].served
         limit = parity.tolerance(self.archive.runtime, served["precision"], served["device"])
-        expected = self.goldens[[one.row for one in answered]]
+        expected = self.goldens[[row for one in answered for row in one.rows]]
         logits = [one.logits for one in answered if one.logits is not None]
         verdict = parity.compare(np.concatenate(logits), expected, limit)
         found = {name: sorted({one.served[name] for one in answered}) for name in COMMON}

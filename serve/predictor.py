@@ -22,7 +22,7 @@ from training.inputs import BadInput, Pixels, decode, is_npy
 class Request:
     """One request as it came, header values as they were sent ("" when absent).
 
-    `others` names what came beside the body: more files of a form, or parameters of the URL.
+    `others` names what came beside the body in a form.
     """
 
     body: bytes

@@ -1,6 +1,10 @@
 """How a command ends: the same for every stage."""
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
@@ -12,12 +16,37 @@ def run(app: typer.Typer) -> None:
     stderr and exit code 2. Ctrl-C becomes exit code 130.
     """
     try:
-        app()
+        with _ctrl_c():
+            app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (ValueError, OSError) as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """After Ctrl-C, any failure is a KeyboardInterrupt: libraries that one reaches make other errors of it."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # it is ignored, as in a background job
+        return
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _sentence(error: Exception) -> str:

@@ -1,16 +1,16 @@
 """ONNX: the network captured as an ONNX graph, run by ONNX Runtime, which needs no torch."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from export.runtime import CONTRACT, WEIGHTS, Loaded, Logits
 from training.contract import Contract
 from training.inputs import Pixels
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from export.trained import Trained
 
 ARTIFACT = "model.onnx"
@@ -56,11 +56,15 @@ def load(path: Path, device: str, threads: int) -> Loaded:
     )
 
 
-def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
+def _session(path: Path, device: str, threads: int) -> "onnxruntime.InferenceSession":
     """A session that runs every node on `device`, or ValueError.
 
     ONNX Runtime by itself falls back to the CPU, for the session or for single nodes, and computes with TF32 on CUDA.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is imported
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     kind, _, index = device.partition(":")

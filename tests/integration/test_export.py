@@ -194,6 +194,19 @@ def test_the_graphs_of_torch_are_loaded_without_running_pickled_code(exported: W
         assert not {b"posix", b"builtins", b"subprocess", b"os"} & set(file.read(data).split())
 
 
+def test_onnx_runtime_reports_nothing_to_its_maker(exported: Workspace, tmp_path: Path) -> None:
+    """With telemetry on, it keeps a session file in the folder for temporary files."""
+    program = "from pathlib import Path; from export.runtimes import onnx; onnx.load(Path('model.onnx'), 'cpu', 1)"
+    here = {name: value for name, value in os.environ.items() if name not in {"CI", "ORT_DISABLE_TELEMETRY"}}
+    subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=exported.artifacts,
+        env={**here, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        check=True,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_runtime_is_exported_and_the_others_are_left_alone(workspace: Workspace, export: Export) -> None:
     before = snapshot(workspace.folder)
     done = export("digits", "--runtime", "eager", "--version", "2.0")
@@ -521,5 +534,5 @@ def test_ctrl_c_ends_an_export_with_130_and_leaves_no_draft_and_no_process(inter
         assert "Traceback" not in error
         assert members(process.pid) == []
         assert interruptible.drafts() == []
-        assert not [path for path in interruptible.temporary.iterdir() if path.is_dir()]
+        assert list(interruptible.temporary.iterdir()) == []
         interruptible.assert_whole()

@@ -78,7 +78,7 @@ class Local:
         assert related(self.workspace) == []
         assert not (self.run_directory / "key_file.json").exists()
         assert not (self.run_directory / "server.json").exists()
-        assert not [path for path in temporary(self.workspace).iterdir() if path.is_dir()]
+        assert list(temporary(self.workspace).iterdir()) == []
         server.check_ports(Ports(self.workspace.port))
 
 
@@ -95,11 +95,12 @@ def related(workspace: Workspace) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def stopped(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace of this module, with the archive of one model."""
+def stopped(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A workspace of this module, its store as it was exported."""
     workspace = exported.copy_to(tmp_path_factory.mktemp("lifecycle"))
     temporary(workspace).mkdir()
-    return workspace
+    yield workspace
+    shutil.rmtree(temporary(workspace))
 
 
 @pytest.fixture

@@ -32,8 +32,9 @@ from training.files import sha256
 HOPS = ["decode", "eager", "runtime", "handler", "http", "http_batched", "http_load"]
 OVER_HTTP = HOPS[4:]
 
-# As many requests as the faults below need, so that a test takes a second.
+# How many requests the two hops with company send here: as few as show a fault, so that a test takes seconds.
 BATCHED, LOAD = 100, 200
+FEW = 40, 10
 
 
 def test_all_hops_of_all_runtimes_are_the_same_as_eager(served: Workspace) -> None:
@@ -103,14 +104,16 @@ class Verifier:
         changed = manifest.archives[name].model_copy(update=describe(path).model_dump())
         Manifest(archives={**manifest.archives, name: changed}).write(self.store)
 
-    def run(self, *arguments: str, url: str = "", code: int = 1) -> Verified:
+    def run(
+        self, *arguments: str, url: str = "", code: int = 1, requests: tuple[int, int] = (BATCHED, LOAD)
+    ) -> Verified:
         places = ("--artifacts", str(self.artifacts), "--store", str(self.store))
         urls = ("--url", url or self.served.url, "--management-url", self.served.management_url)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.served.folder)
             patch.setattr(sys, "argv", ["client", "verify", *arguments, *places, *urls])
-            patch.setattr(http_hops, "BATCHED_REQUESTS", BATCHED)
-            patch.setattr(http_hops, "LOAD_REQUESTS", LOAD)
+            patch.setattr(http_hops, "BATCHED_REQUESTS", requests[0])
+            patch.setattr(http_hops, "LOAD_REQUESTS", requests[1])
             with pytest.raises(SystemExit) as ended:
                 main()
         report = self.artifacts / "digits" / "verify.json"
@@ -134,7 +137,7 @@ def test_other_pixels_are_found_at_decode(verifier: Verifier) -> None:
         return replace(goldens, pixels=pixels)
 
     verifier.change_goldens(one_pixel)
-    found = verifier.run("digits-eager")
+    found = verifier.run("digits-eager", requests=FEW)
     assert found.first_failing_hop == "decode"
     assert "differs from eager, first at decode" in found.out
 
@@ -146,7 +149,7 @@ def test_another_network_is_found_at_eager(verifier: Verifier) -> None:
         return replace(goldens, logits=logits)
 
     verifier.change_goldens(one_logit)
-    assert verifier.run("digits-eager").first_failing_hop == "eager"
+    assert verifier.run("digits-eager", requests=FEW).first_failing_hop == "eager"
 
 
 @pytest.mark.parametrize(
@@ -162,11 +165,11 @@ def test_an_archive_that_computes_otherwise_is_red_at_the_first_hop_that_differs
 ) -> None:
     """Its worker would refuse to start, and which hop is at fault would remain to be seen."""
     verifier.change_archive("digits-onnx", file, old, new)
-    assert verifier.run("digits-onnx").first_failing_hop == hop
+    assert verifier.run("digits-onnx", requests=FEW).first_failing_hop == hop
 
 
 def test_an_archive_that_does_not_run_could_not_be_checked(verifier: Verifier) -> None:
-    verifier.change_archive("digits-onnx", "serve/handler.py", "import os\n", "import os, nowhere\n")
+    verifier.change_archive("digits-onnx", "handler.py", "import os\n", "import os, nowhere\n")
     found = verifier.run("digits-onnx", code=2)
     assert found.report is None
     assert "digits-onnx.mar does not run: ModuleNotFoundError: No module named 'nowhere'" in found.err
@@ -175,6 +178,7 @@ def test_an_archive_that_does_not_run_could_not_be_checked(verifier: Verifier) -
 # Over HTTP.
 
 Fault = Callable[[Call, Reply, int], Reply]
+PASSED = ("Content-Type", *ATTESTED.values())
 
 
 @contextmanager
@@ -191,9 +195,7 @@ def proxy(raw: Raw, fault: Fault) -> Iterator[str]:
         answer = raw.session.request(
             call.method, raw.served.url + call.path, data=call.body, headers=headers, timeout=60
         )
-        kept = {
-            name: value for name, value in answer.headers.items() if name.startswith("X-") or name == "Content-Type"
-        }
+        kept = {header: answer.headers[header] for header in PASSED if header in answer.headers}
         return fault(call, Reply(answer.status_code, answer.content, kept), turn)
 
     with scripted(forward) as server:
@@ -308,7 +310,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
 def test_a_fault_over_http_is_found_at_the_hop_where_it_arises(raw: Raw, verifier: Verifier, name: str) -> None:
     fault, hop, sentence = FAULTS[name]
     with proxy(raw, fault) as url:
-        found = verifier.run("digits-onnx", "--http", url=url)
+        found = verifier.run("digits-onnx", "--http", url=url, requests=FEW if hop == "http" else (BATCHED, LOAD))
     assert found.first_failing_hop == hop
     assert found.report
     assert sentence in next(one["sentence"] for one in found.report["models"][0]["hops"] if one["hop"] == hop)
@@ -323,7 +325,7 @@ def test_a_proxy_without_a_fault_is_green(raw: Raw, verifier: Verifier) -> None:
 
 def test_a_server_of_other_weights_is_found_by_what_it_attests(verifier: Verifier) -> None:
     verifier.change_goldens(lambda goldens: replace(goldens, weights="0" * 64))
-    assert verifier.run("digits-onnx", "--http").first_failing_hop == "http"
+    assert verifier.run("digits-onnx", "--http", requests=FEW).first_failing_hop == "http"
 
 
 # What could not be checked.

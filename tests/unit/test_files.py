@@ -1,7 +1,6 @@
 """A published file is whole or absent, whatever goes wrong."""
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -65,9 +64,6 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name[0] for p in tmp_path.iterdir() if p != path] == ["."]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into read-only folders")
-def test_a_read_only_folder_is_an_error(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError), publish(tmp_path / "a.json") as draft:
+def test_a_folder_that_cannot_be_written_is_an_error() -> None:
+    with pytest.raises(PermissionError), publish(Path("/sys/nothing-can-be-written-here/a.json")) as draft:
         draft.write_text("x")
-    tmp_path.chmod(0o700)

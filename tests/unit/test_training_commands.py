@@ -1,6 +1,7 @@
 """How commands end."""
 
 import errno
+import signal
 import sys
 
 import pytest
@@ -46,6 +47,23 @@ def test_success_is_exit_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert end(KeyboardInterrupt(), monkeypatch) == 130
+
+
+def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def command() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("could not be imported") from None
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as exit_:
+        run(app)
+    assert exit_.value.code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
