@@ -8,10 +8,10 @@ PYTHON3 ?= python3
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-# The last file that each stage writes stands for the stage.
+# What stands for a stage that is done. Stamps are written when all of it succeeded.
 INSTALLED := $(VENV)/.installed
 TRAINED := artifacts/digits/weights.safetensors artifacts/digits/contract.json artifacts/digits/metrics.json
-EXPORTED := model_store/manifest.json
+EXPORTED := model_store/.exported
 
 TRAINING_SOURCES := $(wildcard training/*.py training/models/*.py)
 EXPORT_SOURCES := $(wildcard export/*.py export/*.toml export/runtimes/*.py)
@@ -76,4 +76,5 @@ $(TRAINED) &: $(INSTALLED) $(TRAINING_SOURCES)
 	$(PYTHON) -m training digits
 
 $(EXPORTED): $(TRAINED) $(EXPORT_SOURCES) $(ARCHIVED_SOURCES)
-	$(PYTHON) -m export digits --new-goldens
+	$(PYTHON) -m export digits $(if $(filter $(TRAINED) export/goldens.py export/requests.py,$?),--new-goldens)
+	@touch $@

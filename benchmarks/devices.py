@@ -3,8 +3,9 @@
 Prints what a row of `export/tolerances.toml` is made of.
 """
 
-import sys
 from pathlib import Path
+
+import typer
 
 from export import parity
 from export.goldens import Goldens
@@ -15,6 +16,7 @@ UNLIMITED = parity.Tolerance(float("inf"), 0, 0, "only measured")
 
 
 def main(device: str) -> None:
+    """Compare every exported runtime on DEVICE, such as cpu or cuda:0, with eager on the CPU."""
     goldens = Goldens.read(FOLDER / "goldens.npz")
     for name in runtime_names():
         module = runtime_module(name)
@@ -37,4 +39,4 @@ def main(device: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    typer.run(main)

@@ -35,7 +35,6 @@ class ModelVersion(Described):
     version: str = Field(alias="modelVersion")
     min_workers: int = Field(1, alias="minWorkers")
     workers: tuple[Worker, ...] = ()
-    queue: dict[str, int] = Field(default_factory=dict, alias="jobQueueStatus")
     metadata: Annotated[dict[str, Any], BeforeValidator(_object_or_empty)] = Field({}, alias="customizedMetadata")
 
     @property

@@ -12,22 +12,31 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import requests
 
-from client import answers, catalogue
+from client import addresses, answers, catalogue
 from client.answers import Logits, Prediction
 from client.catalogue import ModelVersion
-from client.connection import ONCE, PATIENT, Ask, Connection, Retries, Timeout, pooled_session
+from client.connection import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    ONCE,
+    PATIENT,
+    Ask,
+    Connection,
+    Retries,
+    Timeout,
+    pooled_session,
+)
 from client.errors import ClientError, TimedOut
 from client.payloads import ANY_BYTES, Input, Payload, payload
 from client.tokens import TokenSource, is_local
 from serve.protocol import JSON, NPY, TOP_K
 from training.inputs import BadInput
 
-URL = "http://127.0.0.1:8080"
-MANAGEMENT_URL = "http://127.0.0.1:8081"
+URL = MANAGEMENT_URL = None  # which is: as `client.addresses` finds them when the client is made
 CONNECTIONS = 32
 
 Outcome = Prediction | ClientError | BadInput | OSError
@@ -39,30 +48,34 @@ class Client:
     `model` is a name everywhere, or one version of it as `name/version`. `top_k` is the number of labels to rank; left
     out, the server ranks five, or all where there are fewer.
 
+    Where no address is given, it is the one that `ENTERING_URL` or `ENTERING_MANAGEMENT_URL` names, or that of a server
+    on this machine at `ENTERING_PORT`.
+
     `timeout` is (to connect, between two bytes of the answer), in seconds. `connections` bounds what is open at once; a
     `session` of the caller's own brings its own pool, and should keep as many.
     """
 
     def __init__(
         self,
-        url: str = URL,
-        management_url: str = MANAGEMENT_URL,
+        url: str | None = URL,
+        management_url: str | None = MANAGEMENT_URL,
         *,
         token: str | None = None,
         management_token: str | None = None,
-        timeout: Timeout = (3.0, 60.0),
+        timeout: Timeout = (CONNECT_SECONDS, ANSWER_SECONDS),
         retries: Retries = PATIENT,
         connections: int = CONNECTIONS,
         session: requests.Session | None = None,
     ) -> None:
-        self.url = _checked_url(url)
-        self.management_url = _checked_url(management_url)
+        self.url = addresses.inference(url)
+        self.management_url = addresses.management(management_url)
         self.connections = connections
         self._retries = retries
-        self._inference = TokenSource("inference", url, token)
+        self._inference = TokenSource("inference", self.url, token)
+        management = TokenSource("management", self.management_url, management_token)
         self._connection = Connection(
-            session or pooled_session(connections, trust_env=not is_local(url)),
-            {"inference": self._inference, "management": TokenSource("management", management_url, management_token)},
+            session or pooled_session(connections, trust_env=not is_local(self.url)),
+            {"inference": self._inference, "management": management},
             timeout,
         )
 
@@ -82,7 +95,7 @@ class Client:
         """The prediction for one input. An npy batch of several is `predict_batch`'s."""
         found = self.predict_batch(source, model, top_k)
         if len(found) != 1:
-            raise BadInput(f"These are {len(found)} inputs in one. Ask predict_batch for them.")
+            raise BadInput(f"These are {len(found)} inputs in one. Ask for them by themselves: `predict_batch`.")
         return found[0]
 
     def predict_batch(self, source: Input, model: str, top_k: int | None = None) -> list[Prediction]:
@@ -200,10 +213,3 @@ class Client:
 
 def _headers(top_k: int | None) -> dict[str, str]:
     return {"Accept": JSON} if top_k is None else {"Accept": JSON, TOP_K: str(top_k)}
-
-
-def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not the address of a server. Give one such as {URL}.")
-    return url.rstrip("/")

@@ -4,27 +4,30 @@ import importlib.util
 import json
 import statistics
 from collections.abc import Iterable
-from io import BytesIO
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from client.asker import Asker
+from client.cannot_check import CannotCheck, no_crash_is_a_difference
 from client.client import MANAGEMENT_URL, URL, Client
 from client.environment import environment
 from client.options import Artifacts, ManagementUrl, Store, Url, console
+from client.payloads import payload
 from client.tables import Figures, Row, tables
 from client.timing import Target, Timing
+from client.tokens import is_local
 from export import parity
 from export.archive import run_inprocess
 from export.goldens import Goldens
 from export.manifest import Archive, Manifest, check
-from serve.protocol import NPY
 from serve.torchserve import threads_per_worker
+from training.contract import Contract
 from training.files import publish
 
 ROUNDS = 3
@@ -38,18 +41,21 @@ NEEDED = ("torch", "matplotlib", "psutil")  # which the client alone installs wi
 class Contender:
     """One served model, measured `ROUNDS` times; each round gives figures by name, in seconds, per second or bytes."""
 
-    def __init__(
-        self, client: Client, name: str, archive: Archive, store: Path, goldens: Goldens, threads: int
-    ) -> None:
-        self.client, self.name, self.archive, self.goldens = client, name, archive, goldens
-        self.path, self.threads = store / archive.file, threads
+    def __init__(self, asker: Asker, archive: Archive, path: Path, threads: int) -> None:
+        self.asker, self.client, self.name, self.goldens = asker, asker.client, asker.model, asker.goldens
+        self.archive, self.path, self.threads = archive, path, threads
         self.rounds: list[Figures] = []
+        self.memory: list[float] = []
 
     def measure(self) -> None:
-        self.rounds.append(self._inprocess() | self._served() | {"worker_memory_bytes": self._memory()})
+        self.rounds.append(self._inprocess() | self._served())
+        self.memory += self._memory()
 
     def _inprocess(self) -> Figures:
-        found = run_inprocess("timings", self.path, self.threads)
+        try:
+            found = run_inprocess("timings", self.path, self.threads)
+        except RuntimeError as error:
+            raise CannotCheck(f"{self.name}: {error}") from None
         p50, p99 = np.percentile(found["one"], [50, 99])
         images = int(found["batch_size"]) / np.median(found["batch"])
         return {
@@ -61,32 +67,40 @@ class Contender:
         }
 
     def _served(self) -> Figures:
-        images, arrays = Target(self.client.url, self.name), Target(self.client.url, self.name, NPY)
+        array = payload(self.goldens.pixels[np.arange(IMAGES_PER_REQUEST) % len(self.goldens)])
+        images = Target(self.client.url, self.name)
+        arrays = Target(self.client.url, self.name, array.content_type)
         bodies = _repeat(self.goldens.requests, REQUESTS)
         images.time(bodies[:WARM_UP], CONNECTIONS)
         one, many = images.time(bodies, 1), images.time(_repeat(bodies, 2 * REQUESTS), CONNECTIONS)
-        array = _npy(self.goldens.pixels[np.arange(IMAGES_PER_REQUEST) % len(self.goldens)])
-        stacked = arrays.time([array] * (REQUESTS // 5), 1)
+        stacked = arrays.time([array.body] * (REQUESTS // 5), 1)
         figures = _figures("served_1", one) | _figures(f"served_{CONNECTIONS}", many)
         return figures | {"served_images_per_s_of_arrays": stacked.per_second * IMAGES_PER_REQUEST}
 
-    def _memory(self) -> float:
-        """Bytes of the model's workers, memory shared with other processes counted in part (PSS)."""
+    def _memory(self) -> list[float]:
+        """Bytes of the model's workers, memory shared with other processes counted in part (PSS).
+
+        Empty for a server elsewhere, or where a worker has just gone.
+        """
         import psutil
 
-        workers = self.client.describe(self.name).workers
-        return float(sum(psutil.Process(worker.pid).memory_full_info().pss for worker in workers))
+        if not is_local(self.client.url):
+            return []
+        versions = [one for one in self.client.versions(self.name) if one.version == self.archive.version]
+        pids = [worker.pid for version in versions for worker in version.workers if worker.status == "READY"]
+        try:
+            sizes = [psutil.Process(pid).memory_full_info().pss for pid in pids]
+        except psutil.Error:
+            return []
+        return [float(sum(sizes))] if sizes else []
 
     def row(self) -> Row:
         """The medians of all rounds with their lowest and highest, and how the served answers compare with eager's."""
-        logits, served = self._answers()
-        limit = parity.tolerance(self.archive.runtime, served["precision"], served["device"])
-        verdict = parity.compare(logits, self.goldens, limit)
+        verdict, served = self.proof()
         fixed = {
             "export_s": self.archive.export_seconds,
             "artifact_bytes": self.archive.files[self.archive.artifact].bytes,
         }
-        measured = {name: _spread([figures[name] for figures in self.rounds]) for name in self.rounds[0]}
         return {
             "model": self.name,
             "runtime": self.archive.runtime,
@@ -95,18 +109,29 @@ class Contender:
             "precision": served["precision"],
             "artifact_sha256": served["artifact"],
             "weights_sha256": served["weights"],
-            "ok": verdict.ok,
-            "max_abs": verdict.max_abs,
-            "error_ratio": verdict.error_ratio,
+            **asdict(verdict),
             "flips": len(verdict.flips),
             **{name: _spread([value]) for name, value in fixed.items()},
-            **measured,
+            **{name: _spread([one[name] for one in self.rounds]) for name in self.rounds[0]},
+            "worker_memory_bytes": _spread(self.memory) if self.memory else None,
             "overhead_p50_s": _spread([one["served_1_p50_s"] - one["inprocess_p50_s"] for one in self.rounds]),
         }
 
-    def _answers(self) -> tuple[NDArray[np.float32], dict[str, str]]:
-        found = [self.client.attested_logits(body, self.name) for body in self.goldens.requests]
-        return np.concatenate([logits for logits, _ in found]), found[0][1]
+    def proof(self) -> tuple[parity.Comparison, dict[str, str]]:
+        """How the served answers compare with eager's, and what they attest.
+
+        Raises CannotCheck where that is not the archive: its time in process would stand beside another's over HTTP.
+        """
+        if self.goldens.weights != self.archive.weights:
+            raise CannotCheck(
+                f"{self.path} has other weights than the goldens. "
+                f"Export again: python -m export {self.archive.model} --new-goldens"
+            )
+        asked = [self.asker.logits(row) for row in range(len(self.goldens))]
+        if problem := next((one.problem for one in asked if one.problem), ""):
+            raise CannotCheck(f"{self.name} cannot be compared. {problem}")
+        logits = [one.logits for one in asked if one.logits is not None]
+        return parity.compare(np.concatenate(logits), self.goldens, self.asker.limit), asked[0].served
 
 
 def _figures(name: str, timing: Timing) -> Figures:
@@ -126,12 +151,6 @@ def _repeat(bodies: Iterable[bytes], count: int) -> list[bytes]:
     return [bodies[index % len(bodies)] for index in range(count)]
 
 
-def _npy(pixels: NDArray[np.uint8]) -> bytes:
-    stream = BytesIO()
-    np.save(stream, pixels)
-    return stream.getvalue()
-
-
 def compare(
     models: Annotated[list[str] | None, typer.Argument(help="Served models to compare; all by default.")] = None,
     artifacts: Artifacts = Path("artifacts"),
@@ -139,22 +158,33 @@ def compare(
     url: Url = URL,
     management_url: ManagementUrl = MANAGEMENT_URL,
 ) -> None:
-    """Measure every runtime, in process and served, beside its difference from eager. Takes a minute or two."""
+    """Measure every runtime, in process and served, beside its difference from eager. Takes a minute or two.
+
+    Exit code 0: all are the same as eager, 1: one differs, 2: could not be compared.
+    """
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"compare needs {package}. Install it, or make setup where this project lies.")
-    screen = console()
-    with Client(url, management_url) as client:
-        archives = Manifest.read(store).choose(models or client.models())
-        check(store, archives)
-        for model in sorted({archive.model for archive in archives.values()}):
-            chosen = {name: archive for name, archive in archives.items() if archive.model == model}
-            folder = artifacts / model
-            rows = _measure(client, chosen, folder, store, screen)
-            _write(folder, rows)
-            for table in tables(rows):
-                screen.print(table)
-            screen.print(f"The figures are in {folder}/compare.json, drawn in {folder}/compare.png.", soft_wrap=True)
+    with no_crash_is_a_difference(), Client(url, management_url) as client:
+        rows = _compare(client, models or [], artifacts, store)
+    raise typer.Exit(0 if all(row["ok"] for row in rows) else 1)
+
+
+def _compare(client: Client, names: list[str], artifacts: Path, store: Path) -> list[Row]:
+    """All rows, also printed, and written model by model."""
+    screen, found = console(), []
+    archives = Manifest.read(store).choose(names or client.models())
+    check(store, archives)
+    for model in sorted({archive.model for archive in archives.values()}):
+        chosen = {name: archive for name, archive in archives.items() if archive.model == model}
+        folder = artifacts / model
+        rows = _measure(client, chosen, folder, store, screen)
+        _write(folder, rows)
+        for table in tables(rows):
+            screen.print(table)
+        screen.print(f"The figures are in {folder}/compare.json, drawn in {folder}/compare.png.", soft_wrap=True)
+        found += rows
+    return found
 
 
 def _write(folder: Path, rows: list[Row]) -> None:
@@ -169,8 +199,14 @@ def _write(folder: Path, rows: list[Row]) -> None:
 
 def _measure(client: Client, archives: dict[str, Archive], folder: Path, store: Path, screen: Console) -> list[Row]:
     """All contenders in turn, in each round the other way round, so that a machine's moods meet them all."""
-    goldens, threads = Goldens.read(folder / "goldens.npz"), threads_per_worker(len(client.models()))
-    contenders = [Contender(client, name, archive, store, goldens, threads) for name, archive in archives.items()]
+    goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
+    threads = threads_per_worker(len(client.models()))
+    contenders = [
+        Contender(Asker(client, name, archive, goldens, contract), archive, store / archive.file, threads)
+        for name, archive in archives.items()
+    ]
+    for contender in contenders:
+        contender.proof()
     with Progress(console=screen, transient=True) as progress:
         task = progress.add_task("Comparing", total=ROUNDS * len(contenders))
         for turn in range(ROUNDS):

@@ -15,6 +15,8 @@ from client.errors import BUSY, ClientError, ServerFailed, TimedOut, TokenReject
 from client.tokens import Bearer, TokenSource, Use
 
 Timeout = tuple[float, float]
+CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -129,19 +131,20 @@ class Connection:
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise _no_answer(error, ask) from None
+            raise _no_answer(error, ask, self._timeout) from None
         if response.status_code != 200:
             raise errors.from_response(response, ask.model)
         return response
 
 
-def _no_answer(error: requests.RequestException, ask: Ask) -> ClientError:
+def _no_answer(error: requests.RequestException, ask: Ask, timeout: Timeout) -> ClientError:
     """requests wraps urllib3's error, which alone tells how far the request came."""
     cause = error.args[0] if error.args else None
     reason = getattr(cause, "reason", cause)
     where = "/".join(ask.url.split("/")[:3])
     if isinstance(error, requests.Timeout) or isinstance(reason, ReadTimeoutError):
-        return TimedOut(f"{where} did not answer in time.", ask.model)
+        seconds = timeout[0] if isinstance(error, requests.ConnectTimeout) else timeout[1]
+        return TimedOut(f"{where} did not answer within {seconds:g} s.", ask.model)
     if isinstance(reason, NewConnectionError):
         return Unreachable(f"Nothing answers at {where}. Is the server running there?", ask.model)
     return ServerFailed(f"{where} broke off before its answer was whole ({type(reason).__name__}).", ask.model)

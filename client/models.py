@@ -6,20 +6,22 @@ from rich import box
 from rich.table import Table
 
 from client.catalogue import ModelVersion
-from client.client import MANAGEMENT_URL, Client
-from client.connection import Retries
+from client.client import Client
+from client.connection import ANSWER_SECONDS, CONNECT_SECONDS, Retries
 from client.errors import ServerFailed
-from client.options import ManagementUrl, console
+from client.options import ManagementUrl, Seconds, console
 
 COLUMNS = ("model", "version", "runtime", "provider", "device", "precision", "ready", "weights")
 
 
 def models(
-    management_url: ManagementUrl = MANAGEMENT_URL,
+    management_url: ManagementUrl = None,
+    timeout: Seconds = ANSWER_SECONDS,
 ) -> None:
     """List the models that a server holds, with what computes their answers."""
     table = Table(*COLUMNS, box=box.SIMPLE)
-    with Client(management_url=management_url, retries=Retries(busy=1.0)) as client:
+    patience = (CONNECT_SECONDS, timeout)
+    with Client(management_url=management_url, timeout=patience, retries=Retries(busy=1.0)) as client:
         for version in _versions(client):
             table.add_row(*_row(version))
     console().print(table)

@@ -7,9 +7,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-Url = Annotated[str, typer.Option(envvar="ENTERING_URL", help="The server's address for predictions.")]
+from client.addresses import MANAGEMENT_URL_VARIABLE, PORT, PORT_VARIABLE, URL_VARIABLE
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar=URL_VARIABLE,
+        show_default=f"port ${PORT_VARIABLE}, or {PORT}, of this machine",
+        help="The server's address for predictions.",
+    ),
+]
 ManagementUrl = Annotated[
-    str, typer.Option(envvar="ENTERING_MANAGEMENT_URL", help="The server's address for management.")
+    str | None,
+    typer.Option(
+        envvar=MANAGEMENT_URL_VARIABLE,
+        show_default=f"the port after ${PORT_VARIABLE}, or {PORT + 1}, of this machine",
+        help="The server's address for management.",
+    ),
+]
+Seconds = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0.1, max=3600, help="How long the server may be silent.")
 ]
 Artifacts = Annotated[Path, typer.Option(help="Where training and export write.")]
 Store = Annotated[Path, typer.Option(help="Where the archives are.")]

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from client.answers import Prediction
-from client.client import CONNECTIONS, URL, Client, Outcome
+from client.client import CONNECTIONS, Client, Outcome
+from client.connection import ANSWER_SECONDS, CONNECT_SECONDS
 from client.errors import BUSY, ClientError, TimedOut, TokenRejected, UnknownModel, Unreachable
-from client.options import Url
+from client.options import Seconds, Url
 from client.payloads import Input
 from serve.protocol import BODY_LIMIT
 from training.files import publish
+from training.inputs import BadInput
 
 DEFAULT_MODEL = "digits-onnx"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -37,14 +39,15 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, with what served it.")] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write a table here.")] = None,
     curl: Annotated[bool, typer.Option("--curl", help="Print the curl commands; send nothing.")] = False,
-    url: Url = URL,
+    url: Url = None,
     concurrency: Annotated[int, typer.Option(min=1, max=CONNECTIONS, help="Requests in flight at once.")] = 8,
+    timeout: Seconds = ANSWER_SECONDS,
 ) -> None:
-    """Label images: one line for each, in order.
+    """Label images: one line for each, in order. Those of a batch in one npy file are FILE[0], FILE[1] and so on.
 
     The exit code is 0 when all were answered, 1 when some were not, and 2 when nothing could be asked.
     """
-    with Client(url) as client, ExitStack() as stack:
+    with Client(url, timeout=(CONNECT_SECONDS, timeout)) as client, ExitStack() as stack:
         if curl:
             for file in _files(source):
                 print(client.curl(file, model, top_k))
@@ -53,8 +56,8 @@ def predict(
         writers: list[Writer] = [_print_json if as_json else _print_line]
         if csv_file:
             writers.append(stack.enter_context(_csv(csv_file)))
-        outcomes = client.predict_many((one for _, one in named), model, top_k, concurrency)
-        failed = _write(named, stack.enter_context(closing(outcomes)), writers)
+        outcomes = stack.enter_context(closing(_outcomes(client, named, model, top_k, concurrency)))
+        failed = _write(outcomes, len(named), writers)
     if failed:
         print(f"{failed:,} of {len(named):,} failed.", file=sys.stderr)
         raise typer.Exit(1)
@@ -73,10 +76,18 @@ def _files(source: str) -> list[str]:
         return [source]
     if not path.is_dir():
         raise ValueError(f"{source}: there is no such file or folder.")
-    found = [str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGES]
+    files = [file for file in path.rglob("*") if not file.is_dir()]
+    found = [str(file) for file in files if file.suffix.lower() in IMAGES]
     if not found:
         raise ValueError(f"{source}: the folder holds no image ({', '.join(IMAGES)}).")
+    _report_skipped(len(files) - len(found))
     return sorted(found, key=_natural)
+
+
+def _report_skipped(count: int) -> None:
+    if count:
+        files, were = ("1 file that is", "was") if count == 1 else (f"{count:,} files that are", "were")
+        print(f"{files} no PNG, JPEG or WebP {were} skipped.", file=sys.stderr)
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
@@ -85,12 +96,33 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
-def _write(named: Named, outcomes: Iterator[Outcome], writers: list[Writer]) -> int:
+def _outcomes(
+    client: Client, named: Named, model: str, top_k: int | None, concurrency: int
+) -> Generator[tuple[str, Outcome]]:
+    """A single file may be a batch of several, which one request answers."""
+    if len(named) == 1:
+        yield from _alone(client, *named[0], model, top_k)
+        return
+    with closing(client.predict_many((one for _, one in named), model, top_k, concurrency)) as outcomes:
+        yield from zip((name for name, _ in named), outcomes, strict=True)
+
+
+def _alone(client: Client, name: str, source: Input, model: str, top_k: int | None) -> list[tuple[str, Outcome]]:
+    try:
+        found = client.predict_batch(source, model, top_k)
+    except (ClientError, BadInput, OSError) as error:
+        return [(name, error)]
+    if len(found) == 1:
+        return [(name, found[0])]
+    return [(f"{name}[{index}]", prediction) for index, prediction in enumerate(found)]
+
+
+def _write(outcomes: Iterable[tuple[str, Outcome]], total: int, writers: list[Writer]) -> int:
     """Writes each outcome as it comes; how many were errors. Raises the first that the next input would meet too."""
     failed = 0
-    with _progress(len(named)) as progress:
-        task = progress.add_task("Predicting", total=len(named))
-        for (name, _), outcome in zip(named, outcomes, strict=True):
+    with _progress(total) as progress:
+        task = progress.add_task("Predicting", total=total)
+        for name, outcome in outcomes:
             if _concerns_all(outcome):
                 raise outcome
             for write in writers:

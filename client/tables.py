@@ -1,9 +1,10 @@
 """The comparison as tables for people."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 Figures = dict[str, float]
@@ -46,14 +47,26 @@ def tables(rows: list[Row]) -> Iterable[Table]:
         for row in rows:
             table.add_row(row["model"], *(_cell(row[name], *form) for name, form in block.values()))
         yield table
-    columns = ("model", "provider", "largest difference", "error ratio", "flips")
-    proof = Table(*columns, title="The same as eager", title_justify="left", box=box.SIMPLE)
+    yield _proof(rows)
+
+
+def _proof(rows: list[Row]) -> Table:
+    columns = ("model", "provider", "largest difference", "error ratio", "flips", "")
+    table = Table(*columns, title="Beside eager", title_justify="left", box=box.SIMPLE)
     for row in rows:
-        figures = [f"{row[name]:.2g}" if row[name] is not None else "–" for name in ("max_abs", "error_ratio")]
-        proof.add_row(row["model"], row["provider"], *figures, str(row["flips"]))
-    yield proof
+        table.add_row(row["model"], row["provider"], *verdict_cells(row))
+    return table
 
 
-def _cell(spread: Figures, scale: float, form: str) -> str:
+def verdict_cells(verdict: Mapping[str, Any]) -> list[str]:
+    """The largest difference from eager, the error ratio, the number of flips, and whether that is the same."""
+    figures = [f"{verdict[name]:.2g}" if verdict[name] is not None else "–" for name in ("max_abs", "error_ratio")]
+    outcome = "[green]same[/]" if verdict["ok"] else f"[red]different[/] {escape(verdict['sentence'])}"
+    return [*figures, str(verdict["flips"]), outcome]
+
+
+def _cell(spread: Figures | None, scale: float, form: str) -> str:
+    if spread is None:
+        return "–"
     middle, low, high = (form.format(scale * spread[name]) for name in ("median", "low", "high"))
     return middle if low == high else f"{middle}\n{low.split()[0]}–{high.split()[0]}"

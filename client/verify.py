@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
-from zipfile import BadZipFile
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
+from client.asker import Asker
+from client.cannot_check import CannotCheck, no_crash_is_a_difference
 from client.client import MANAGEMENT_URL, URL, Client
-from client.http_hops import CannotCheck, HttpHops
+from client.http_hops import HttpHops
 from client.options import Artifacts, ManagementUrl, Store, Url, console
+from client.tables import verdict_cells
 from export.archive import Hop, archive_name, inprocess_hops
 from export.goldens import Goldens
 from export.manifest import Archive, Manifest, check
-from export.parity import Comparison
 from training.contract import Contract
-from training.files import publish
+from training.files import publish, sha256
 
 THREADS = 1
 
@@ -67,10 +67,9 @@ class Verifier:
     eager: dict[str, Hop] = field(default_factory=dict)
 
     def verify(self, name: str, archive: Archive, http_only: bool) -> Verdict:
-        folder = self.artifacts / archive.model
-        goldens, contract = _goldens(folder / "goldens.npz"), Contract.read(folder / "contract.json")
+        goldens, contract = _reference(self.artifacts / archive.model, http_only)
         hops = [] if http_only else list(self._inprocess(name, archive, goldens))
-        hops += HttpHops(self.client, name, archive, goldens, contract).run()
+        hops += HttpHops(Asker(self.client, name, archive, goldens, contract)).run()
         return Verdict(name, archive.runtime, goldens.weights, tuple(hops))
 
     def _inprocess(self, name: str, archive: Archive, goldens: Goldens) -> Iterator[Hop]:
@@ -100,33 +99,62 @@ def verify(
     management_url: ManagementUrl = MANAGEMENT_URL,
 ) -> None:
     """Compare every hop with the eager model. Exit code 0: the same, 1: different, 2: could not be checked."""
+    with no_crash_is_a_difference():
+        verdicts = _verify(models or [], http_only, artifacts, store, url, management_url)
+    raise typer.Exit(0 if all(verdict.ok for verdict in verdicts) else 1)
+
+
+def _verify(
+    names: list[str], http_only: bool, artifacts: Path, store: Path, url: str | None, management_url: str | None
+) -> list[Verdict]:
+    """Verdicts, also printed, and written model by model. No earlier report outlives the attempt."""
+    screen, manifest = console(), Manifest.read(store)
+    for model in {archive.model for archive in manifest.choose(names).values()}:
+        _report(artifacts, model).unlink(missing_ok=True)
     if not http_only and importlib.util.find_spec("torch") is None:
         raise CannotCheck(
             "The hops in process need torch. Install it, or check the others: python -m client verify --http"
         )
-    screen = console()
     with Client(url, management_url) as client:
-        archives = Manifest.read(store).choose(models or client.models())
-        check(store, archives)
-        verifier = Verifier(client, artifacts, store)
-        verdicts = []
+        archives = manifest.choose(names or client.models())
+        check(store, archives if http_only else archives | _eager_archives(manifest, archives))
+        verifier, verdicts = Verifier(client, artifacts, store), []
         for name, archive in archives.items():
             with screen.status(f"Verifying {name}"):
                 verdicts.append(verifier.verify(name, archive, http_only))
             screen.print(_table(verdicts[-1]))
     for model in {archive.model for archive in archives.values()}:
-        report = artifacts / model / "verify.json"
+        report = _report(artifacts, model)
         _write(report, [verdict for verdict in verdicts if archives[verdict.model].model == model])
         screen.print(f"The report is in {report}.", highlight=False, soft_wrap=True)
-    raise typer.Exit(0 if all(verdict.ok for verdict in verdicts) else 1)
+    return verdicts
 
 
-def _goldens(path: Path) -> Goldens:
-    try:
-        with path.open("rb") as file:
-            return Goldens.read(file)
-    except (BadZipFile, EOFError, KeyError, ValueError):
-        raise CannotCheck(f"{path} is damaged. Export again, with --new-goldens.") from None
+def _report(artifacts: Path, model: str) -> Path:
+    return artifacts / model / "verify.json"
+
+
+def _eager_archives(manifest: Manifest, archives: dict[str, Archive]) -> dict[str, Archive]:
+    """Those that the eager hop of `archives` runs."""
+    needed = {archive_name(archive.model, "eager"): name for name, archive in archives.items()}
+    for eager, name in needed.items():
+        if eager not in manifest.archives:
+            model = archives[name].model
+            raise CannotCheck(f"{name} needs {eager}.mar; export it: python -m export {model} --runtime eager")
+    return {eager: manifest.archives[eager] for eager in needed}
+
+
+def _reference(folder: Path, http_only: bool) -> tuple[Goldens, Contract]:
+    """Goldens and contract, which must belong to the weights beside them; with `http_only` those may be elsewhere."""
+    goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
+    weights = folder / "weights.safetensors"
+    trained = goldens.weights if http_only and not weights.exists() else sha256(weights)
+    if (trained, contract.digest) != (goldens.weights, goldens.contract):
+        raise CannotCheck(
+            f"{folder.name} was trained anew since it was exported. "
+            f"Export again: python -m export {folder.name} --new-goldens"
+        )
+    return goldens, contract
 
 
 def _write(path: Path, verdicts: list[Verdict]) -> None:
@@ -142,11 +170,6 @@ def _table(verdict: Verdict) -> Table:
     caption = f"limit: {limit.atol:g} + {limit.rtol:g} · |eager|"
     table = Table(*columns, title=f"{verdict.model}: {outcome}", caption=caption, title_justify="left", box=box.SIMPLE)
     for hop in verdict.hops:
-        table.add_row(hop.hop, *_cells(hop.comparison))
+        verdict_of_hop = {**vars(hop.comparison), "flips": len(hop.comparison.flips)}
+        table.add_row(hop.hop, str(hop.comparison.compared), *verdict_cells(verdict_of_hop))
     return table
-
-
-def _cells(comparison: Comparison) -> list[str]:
-    figures = [f"{value:.2g}" if value is not None else "–" for value in (comparison.max_abs, comparison.error_ratio)]
-    verdict = "[green]same[/]" if comparison.ok else f"[red]different[/] {escape(comparison.sentence)}"
-    return [str(comparison.compared), *figures, str(len(comparison.flips)), verdict]

@@ -1,11 +1,13 @@
 """`python -m export MODEL`."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from export.archive import archive_name
 from export.pipeline import export_runtime, goldens_of
 from export.runtime import runtime_module, runtime_names
 from export.trained import load_trained
@@ -28,8 +30,10 @@ def export(
 ) -> None:
     """Export trained weights to every runtime, verify each against eager, and pack an archive of each."""
     console = Console()
+    _check_version(version)
     trained = load_trained(model, artifacts)
     chosen = _runtimes(runtime, console)
+    names = [archive_name(model, name) for name in chosen]
     goldens = goldens_of(trained, new_goldens, data_dir)
     for name in chosen:
         with console.status(f"Exporting {model} to {name}"):
@@ -42,6 +46,13 @@ def export(
             highlight=False,
             soft_wrap=True,
         )
+        for outdated in sorted(set(exported.outdated) - set(names)):
+            console.print(f"[yellow]{outdated} of older weights is no longer served.[/]", soft_wrap=True)
+
+
+def _check_version(version: str) -> None:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
+        raise ValueError(f"Version {version!r} is none. Give numbers with dots between them, such as 1.0 or 2.")
 
 
 def _runtimes(asked: list[str] | None, console: Console) -> list[str]:

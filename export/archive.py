@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 
 from export import parity
 from export.goldens import Goldens
+from training.contract import Contract
 
 ROOT = Path(__file__).resolve().parent.parent
+INPROCESS_SECONDS = 300
 
 # The code that travels with every model; its own network and its runtime are added to it.
 CODE = (
@@ -42,7 +45,8 @@ CODE = (
     "serve/protocol.py",
 )
 
-# TorchServe ignores a minimum of workers without a maximum. A batch waits 1 ms for company, and is run when it is full.
+# TorchServe ignores a minimum of workers without a maximum. A batch waits 1 ms for company, and is run when it is full;
+# a delay of 0 TorchServe takes for 100 ms (p50 of a lone request: 104 ms at 0, 3 to 4 ms at 1).
 CONFIG = """\
 minWorkers: 1
 maxWorkers: 1
@@ -50,7 +54,7 @@ batchSize: {max_batch}
 maxBatchDelay: 1
 responseTimeout: 60
 startupTimeout: 120
-deviceType: {device_type}
+deviceType: {device}
 runtime: {runtime}
 """
 
@@ -60,23 +64,20 @@ def archive_name(model: str, runtime: str) -> str:
     return f"{model}-{runtime}"
 
 
-def pack(
-    path: Path, model: str, runtime: str, version: str, device: str, max_batch: int, files: dict[str, Path]
-) -> None:
-    """Writes the archive of `model` for `runtime` to `path`: its code, its configuration, and `files` by their names.
+def pack(path: Path, files: dict[str, Path], *, contract: Contract, runtime: str, version: str, device: str) -> None:
+    """Writes an archive to `path`: its code, its configuration, and `files` by their names.
 
     Raises RuntimeError when the archiver fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch, "stage")
-        for name in (*CODE, f"training/models/{model}.py", f"export/runtimes/{runtime}.py"):
+        for name in (*CODE, f"training/models/{contract.model}.py", f"export/runtimes/{runtime}.py"):
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, stage / name)
         for name, file in files.items():
             shutil.copyfile(file, stage / name)
-        device_type = "cpu" if device == "cpu" else "gpu"
         config = Path(scratch, "model-config.yaml")
-        config.write_text(CONFIG.format(max_batch=max_batch, device_type=device_type, runtime=runtime))
+        config.write_text(CONFIG.format(max_batch=contract.max_batch, device=device, runtime=runtime))
         _archiver(path, stage, config, version)
 
 
@@ -99,8 +100,13 @@ def _archiver(path: Path, stage: Path, config: Path, version: str) -> None:
 
 @contextmanager
 def unpacked(archive: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(archive) as file:
-        file.extractall(scratch)
+    """Raises RuntimeError for a file that is no archive."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            with zipfile.ZipFile(archive) as file:
+                file.extractall(scratch)
+        except (zipfile.BadZipFile, zlib.error):
+            raise RuntimeError(f"{archive} is no archive, or a damaged one. Export it again.") from None
         yield Path(scratch)
 
 
@@ -122,14 +128,18 @@ def run_inprocess(command: str, archive: Path, threads: int) -> dict[str, NDArra
     Raises RuntimeError with the process's last line when it fails.
     """
     with unpacked(archive) as directory:
-        done = subprocess.run(
-            [sys.executable, "-m", "serve.inprocess", command, "out.npz"],
-            cwd=directory,
-            env=environment(threads),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "serve.inprocess", command, "out.npz"],
+                cwd=directory,
+                env=environment(threads),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=INPROCESS_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{archive.name} did not come to an end within {INPROCESS_SECONDS} s.") from None
         if done.returncode:
             raise RuntimeError(f"{archive.name} does not run: {_last_words(done)}")
         with np.load(directory / "out.npz", allow_pickle=False) as out:
@@ -153,11 +163,15 @@ class Hop:
 def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) -> list[Hop]:
     """The hops that need no server: decode, runtime, handler, each at every batch size of the contract.
 
-    `handler` is red too where a worker would refuse to start.
+    `handler` is red too where a worker would refuse to start. Raises RuntimeError when the archive does not run, or
+    its code is too old to say all this.
     """
     found = run_inprocess("answers", archive, threads)
-    limit = parity.tolerance(runtime, str(found["attested_precision"]), str(found["attested_device"]))
     sizes = sorted(int(name.removeprefix("runtime_")) for name in found if name.startswith("runtime_"))
+    expected = {"pixels", "refused", "attested_precision", "attested_device", *(f"handler_{size}" for size in sizes)}
+    if not sizes or expected - found.keys():
+        raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")
+    limit = parity.tolerance(runtime, str(found["attested_precision"]), str(found["attested_device"]))
 
     def at_all_sizes(hop: str) -> Hop:
         return Hop(hop, parity.worst_of([parity.compare(found[f"{hop}_{size}"], goldens, limit) for size in sizes]))

@@ -1,5 +1,8 @@
 """Goldens: raw requests, with what the eager model answers to them. Needs no torch to read."""
 
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.inputs import Pixels
+
+# What numpy and zipfile raise for a file that is not, or not any more, an `.npz` of these arrays.
+DAMAGED = (ValueError, LookupError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,17 @@ class Goldens:
 
     @classmethod
     def read(cls, source: Path | IO[bytes]) -> "Goldens":
+        """Raises ValueError when the file is not one that `write` made, or was damaged since."""
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                return cls.read(file)
+        try:
+            return cls._read(source)
+        except DAMAGED:
+            raise ValueError(f"{source.name} is damaged. Export with --new-goldens to make it anew.") from None
+
+    @classmethod
+    def _read(cls, source: IO[bytes]) -> "Goldens":
         with np.load(source, allow_pickle=False) as stored:
             requests, ends = stored["requests"].tobytes(), [0, *stored["ends"].tolist()]
             return cls(

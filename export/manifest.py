@@ -16,7 +16,10 @@ class File(Frozen):
 
 
 class Archive(Frozen):
-    """One `.mar`. `weights` and `contract` are SHA-256 digests, `files` what it holds, `versions` what made it."""
+    """One `.mar`. `weights` and `contract` are SHA-256 digests, `files` what it holds, `versions` what made it.
+
+    `provider`, `precision` and `tf32` are those that the artifact was verified with.
+    """
 
     file: str
     sha256: str
@@ -25,6 +28,9 @@ class Archive(Frozen):
     runtime: str
     version: str
     device: str
+    provider: str
+    precision: str
+    tf32: bool
     artifact: str
     weights: str
     contract: str
@@ -75,7 +81,19 @@ def describe(path: Path) -> File:
     return File(sha256=sha256(path), bytes=path.stat().st_size)
 
 
-def add(store: Path, name: str, archive: Archive) -> None:
-    """Puts one archive into the store's manifest, in the place of an earlier one of that name."""
+def add(store: Path, name: str, archive: Archive) -> list[str]:
+    """Puts one archive into the store's manifest, in the place of an earlier one of that name.
+
+    Gives the names that it takes out: archives of the same model with other weights or another contract. Their files
+    stay.
+    """
     known = Manifest.read(store).archives if (store / NAME).exists() else {}
-    Manifest(archives=dict(sorted({**known, name: archive}.items()))).write(store)
+    others = {other: entry for other, entry in known.items() if other != name}
+    stale = [other for other, entry in others.items() if _outdated(entry, archive)]
+    kept = {other: entry for other, entry in others.items() if other not in stale}
+    Manifest(archives=dict(sorted({**kept, name: archive}.items()))).write(store)
+    return stale
+
+
+def _outdated(entry: Archive, by: Archive) -> bool:
+    return entry.model == by.model and (entry.weights, entry.contract) != (by.weights, by.contract)

@@ -29,9 +29,6 @@ class Tolerance:
     reason: str
 
 
-EXACT = Tolerance(0, 0, 0, "the same code on the same bytes")
-
-
 def tolerance(runtime: str, precision: str, device: str) -> Tolerance:
     """The row of `tolerances.toml`. Raises ValueError when there is none: an unknown difference is not a small one."""
     kind = device.partition(":")[0]

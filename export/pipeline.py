@@ -21,15 +21,19 @@ from training.models import model_module
 from training.versions import versions
 
 PACKAGES = ("numpy", "pillow", "torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "torch-model-archiver")
+DEVICE = "cpu"
 THREADS = 1
 
 
 @dataclass(frozen=True)
 class Exported:
+    """What was published. `outdated` names the archives that are not served any more, being of other weights."""
+
     name: str
     seconds: float
     bytes: int
     verdict: parity.Comparison
+    outdated: list[str]
 
 
 def goldens_of(trained: Trained, renew: bool, data_directory: Path) -> Goldens:
@@ -88,36 +92,19 @@ def export_runtime(trained: Trained, goldens: Goldens, runtime: str, version: st
         publish(store / f"{name}.mar") as archive_draft,
     ):
         runtime_module(runtime).export(trained, artifact_draft)
-        verdict = compare_artifact(artifact_draft, trained, goldens, runtime)
+        loaded, verdict = compare_artifact(artifact_draft, trained, goldens, runtime)
         packed = Path(scratch, f"{name}.mar")
         beside = {file: trained.path.with_name(file) for file in ("contract.json", "goldens.npz")}
         _pack(packed, trained, goldens, runtime, version, {artifact.name: artifact_draft, **beside})
-        contents = _contents(packed)
+        entry = _entry(packed, trained, loaded, runtime, version, time.perf_counter() - start)
         shutil.copyfile(packed, archive_draft)
-    seconds = time.perf_counter() - start
-    file = manifest.describe(store / f"{name}.mar")
-    entry = manifest.Archive(
-        file=f"{name}.mar",
-        sha256=file.sha256,
-        bytes=file.bytes,
-        model=trained.contract.model,
-        runtime=runtime,
-        version=version,
-        device="cpu",
-        artifact=artifact.name,
-        weights=trained.digest,
-        contract=trained.contract.digest,
-        export_seconds=round(seconds, 3),
-        files=contents,
-        versions=versions(PACKAGES),
-    )
-    manifest.add(store, name, entry)
-    return Exported(name, seconds, file.bytes, verdict)
+    outdated = manifest.add(store, name, entry)
+    return Exported(name, entry.export_seconds, entry.bytes, verdict, outdated)
 
 
-def compare_artifact(path: Path, trained: Trained, goldens: Goldens, runtime: str) -> parity.Comparison:
+def compare_artifact(path: Path, trained: Trained, goldens: Goldens, runtime: str) -> tuple[Loaded, parity.Comparison]:
     """Loads an artifact back and compares it with eager at every batch size. Raises ValueError when they differ."""
-    loaded: Loaded = runtime_module(runtime).load(path, "cpu", THREADS)
+    loaded = runtime_module(runtime).load(path, DEVICE, THREADS)
     if (loaded.contract, loaded.weights) != (trained.contract, trained.digest):
         raise ValueError(f"The {runtime} artifact doesn't carry the contract and weights that it was made from.")
     limit = parity.tolerance(runtime, loaded.precision, loaded.device)
@@ -129,13 +116,13 @@ def compare_artifact(path: Path, trained: Trained, goldens: Goldens, runtime: st
         raise ValueError(
             f"The {runtime} artifact does not answer as eager does, so it was not published. {verdict.sentence}"
         )
-    return verdict
+    return loaded, verdict
 
 
 def _pack(packed: Path, trained: Trained, goldens: Goldens, runtime: str, version: str, files: dict[str, Path]) -> None:
     """Packs an archive and runs it. Raises ValueError when it can't be made, does not run, or differs from eager."""
     try:
-        archive.pack(packed, trained.contract.model, runtime, version, "cpu", trained.contract.max_batch, files)
+        archive.pack(packed, files, contract=trained.contract, runtime=runtime, version=version, device=DEVICE)
         hops = archive.inprocess_hops(packed, goldens, runtime, THREADS)
     except RuntimeError as error:
         raise ValueError(f"{packed.name} was not published. {error}") from error
@@ -144,6 +131,30 @@ def _pack(packed: Path, trained: Trained, goldens: Goldens, runtime: str, versio
             raise ValueError(
                 f"{packed.name} differs from eager at {hop.hop}, so it was not published. {hop.comparison.sentence}"
             )
+
+
+def _entry(
+    packed: Path, trained: Trained, loaded: Loaded, runtime: str, version: str, seconds: float
+) -> manifest.Archive:
+    file = manifest.describe(packed)
+    return manifest.Archive(
+        file=packed.name,
+        sha256=file.sha256,
+        bytes=file.bytes,
+        model=trained.contract.model,
+        runtime=runtime,
+        version=version,
+        device=loaded.device,
+        provider=loaded.provider,
+        precision=loaded.precision,
+        tf32=loaded.tf32,
+        artifact=runtime_module(runtime).ARTIFACT,
+        weights=trained.digest,
+        contract=trained.contract.digest,
+        export_seconds=round(seconds, 3),
+        files=_contents(packed),
+        versions=versions(PACKAGES),
+    )
 
 
 def _contents(packed: Path) -> dict[str, manifest.File]:

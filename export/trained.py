@@ -46,7 +46,7 @@ def load_trained(model: str, artifacts: Path) -> Trained:
     metrics_path = path.with_name("metrics.json")
     if not path.exists() or not metrics_path.exists():
         raise ValueError(f"{path} or {metrics_path.name} is missing. Train first: python -m training {model}")
-    metrics = json.loads(metrics_path.read_bytes())
+    metrics = _metrics(metrics_path, model)
     digest = sha256(path)
     if metrics["weights_sha256"] != digest:
         raise ValueError(f"{path} is not the file whose accuracy {metrics_path} states. Train again, or restore it.")
@@ -54,3 +54,14 @@ def load_trained(model: str, artifacts: Path) -> Trained:
     if Contract.read(path.with_name("contract.json")) != contract:
         raise ValueError(f"{path} carries another contract than the contract.json beside it. Train again.")
     return Trained(network, contract, path, digest, metrics)
+
+
+def _metrics(path: Path, model: str) -> dict[str, Any]:
+    """What export needs of it is there: the weights that it is about, and where their data came from."""
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_bytes())
+        if isinstance(metrics["weights_sha256"], str) and isinstance(metrics["data"]["source"], str):
+            return metrics
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} is damaged. Train again: python -m training {model}")

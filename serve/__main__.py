@@ -1,6 +1,8 @@
 """`python -m serve up | status | logs | down`."""
 
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -9,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from serve import server
+from serve.health import check_health
+from serve.record import NotServing, Server, find, recall
 from training.commands import run
 
 RUN_DIRECTORY = Path(".serve")
@@ -29,7 +33,8 @@ def up(
         ),
     ] = 8080,
 ) -> None:
-    """Start the server; return when every worker is READY and has answered a golden right."""
+    """Start the server, unless it runs; return when every worker is READY and has answered a golden right."""
+    signal.signal(signal.SIGTERM, _terminated)
     console = Console()
     with console.status("Starting TorchServe"):
         running = server.start(RUN_DIRECTORY, store, models or [], port)
@@ -42,7 +47,7 @@ def status() -> None:
     """Show each model's workers, and whether it answers a golden right. Exit code 0 when all are ready, 1 when not."""
     running = _running()
     table = Table("model", "version", "workers", "ready", box=box.SIMPLE)
-    states = server.check_health(running, RUN_DIRECTORY)
+    states = check_health(running, RUN_DIRECTORY)
     for health in states:
         workers = ", ".join(f"{worker['pid']} {worker['status']}" for worker in health.workers)
         table.add_row(health.name, health.version, workers, "yes" if health.ready else f"no: {health.reason}")
@@ -63,7 +68,7 @@ def logs(follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with
 @app.command()
 def down() -> None:
     """Stop the server; no process of it is left."""
-    known = server.recall(RUN_DIRECTORY)
+    known = recall(RUN_DIRECTORY)
     if known is None:
         print("No server is running here.")
         return
@@ -71,10 +76,16 @@ def down() -> None:
     print("The server has stopped.")
 
 
-def _running() -> server.Server:
-    running = server.find(RUN_DIRECTORY)
+def _terminated(number: int, _: FrameType | None) -> None:
+    """So that a start which is ended stops what it has started."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def _running() -> Server:
+    running = find(RUN_DIRECTORY)
     if running is None:
-        raise server.NotServing("No server is running here. Start one: python -m serve up")
+        raise NotServing("No server is running here. Start one: python -m serve up")
     return running
 
 

@@ -44,14 +44,18 @@ class Handler:
 
 
 def _request(row: dict[str, Any], context: Any, index: int) -> Request:
-    """A raw body arrives as `body`, a form's file as the form's field; each with a content type of its own."""
+    """A raw body arrives as `body`, a form's file as the form's field, what stands in the URL's query beside it.
+
+    Content types of single fields lie among the request's headers, where a header of a field's name takes their place.
+    """
     headers = context.get_all_request_header(index)
     plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-    field, *others = row or {"body": b""}
+    field = "body" if "body" in row else next(iter(row), "body")
+    own = headers.get(field)
     return Request(
         body=bytes(row.get(field, b"")),
-        others=tuple(others),
-        content_type=headers.get(field, {}).get("content-type", ""),
+        others=tuple(name for name in row if name != field),
+        content_type=own["content-type"] if isinstance(own, dict) else plain.get("content-type", ""),
         accept=plain.get("accept", ""),
         top_k=plain.get(TOP_K.lower(), ""),
         describe=plain.get("describe") == "True",

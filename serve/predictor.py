@@ -1,7 +1,7 @@
 """Bytes → answers: load, decode, predict, encode. Knows no server; `handler.py` fits it to TorchServe."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -103,20 +103,26 @@ class Predictor:
         """One answer for each request, in order. A bad request gets a 400 and doesn't touch its batch-mates."""
         queries = [self._understand(request) for request in requests]
         good = [query for query in queries if isinstance(query, Query)]
-        logits = iter(self.predict([query.pixels for query in good]))
-        rows = min(sum(len(query.pixels) for query in good), self.contract.max_batch)
-        headers = {ATTESTED[name]: value for name, value in self.attestation.items()} | {
-            ATTESTED["batch_size"]: str(rows)
-        }
-        return [
-            replace(self.encode(next(logits), query), headers=headers) if isinstance(query, Query) else query
-            for query in queries
-        ]
+        logits = self.predict([query.pixels for query in good])
+        attested = {ATTESTED[name]: value for name, value in self.attestation.items()}
+        answers = (
+            replace(self.encode(rows, query), headers={**attested, ATTESTED["batch_size"]: str(size)})
+            for rows, query, size in zip(logits, good, self._executed_sizes(logits), strict=True)
+        )
+        return [next(answers) if isinstance(query, Query) else query for query in queries]
+
+    def _executed_sizes(self, logits: Sequence[Logits]) -> Iterator[int]:
+        """The largest batch that each request's rows ran in: the first of them, as only the last one isn't full."""
+        total, start = sum(map(len, logits)), 0
+        for rows in logits:
+            yield min(self.contract.max_batch, total - start // self.contract.max_batch * self.contract.max_batch)
+            start += len(rows)
 
     def decode(self, request: Request) -> Query:
         """Raises BadInput."""
         if request.others:
-            raise BadInput(f"Beside the body came {', '.join(request.others)}. Send one body, and options as headers.")
+            beside = ", ".join(request.others)[:80]
+            raise BadInput(f"Beside the body came {beside}. Send one body, and options as headers.")
         top_k = self._top_k(request.top_k)
         lossless = _wants_npy(request.accept)
         pixels = decode(request.body, self.contract.input, request.content_type)

@@ -1,17 +1,22 @@
 """A folder in which a user has worked: trained, exported and, maybe, served; all by the real commands."""
 
 import os
+import resource
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.client import Client
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Where anything can be written by nobody, not even by root.
+READ_ONLY = Path("/sys/entering-production")
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,25 @@ class Workspace:
         return done
 
 
+HANDED_OUT: set[int] = set()
+
+
+@contextmanager
+def no_room_above(size: int) -> Iterator[None]:
+    """No file can grow above `size` bytes, as on a full disk; in this process and in those that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def free_port() -> int:
-    """The first of five ports in a row that nothing listens on."""
-    for port in range(20000 + os.getpid() % 10000, 40000, 5):
-        if all(_is_free(port + offset) for offset in range(5)):
+    """The first of five ports in a row that nothing listens on, and that no other workspace was given."""
+    for port in range(20000 + os.getpid() % 2000 * 5, 40000, 5):
+        if port not in HANDED_OUT and all(_is_free(port + offset) for offset in range(5)):
+            HANDED_OUT.add(port)
             return port
     raise RuntimeError("no five free ports in a row")
 

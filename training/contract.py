@@ -34,7 +34,7 @@ class ImageInput(Frozen):
     width: Positive
     channels: Literal[1, 3]
     min_side: Positive = 8
-    max_pixels: Positive = 50_000_000
+    max_pixels: Positive = 25_000_000
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -18,9 +18,13 @@ ARTIFACT = "model.pt2"
 
 
 def missing() -> str | None:
-    if shutil.which(os.environ.get("CXX", "g++")):
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler):
         return None
-    return "AOTInductor compiles C++, and there is no g++ here. Install a C++ compiler (Debian: apt-get install g++)."
+    reason = f"AOTInductor compiles C++, and there is no {compiler} here."
+    if compiler != "g++":
+        return f"{reason} Set CXX to a C++ compiler that is there, or unset it for g++."
+    return f"{reason} Install a C++ compiler (Debian: apt-get install g++)."
 
 
 def export(trained: "Trained", path: Path) -> None:

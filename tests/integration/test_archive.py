@@ -2,6 +2,7 @@
 
 import ast
 import json
+import pickletools
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,21 @@ def test_no_archive_holds_a_pickled_file(exported: Workspace, runtime: str) -> N
                 assert path.read_bytes()[:2] not in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}
 
 
+def globals_in(pickled: bytes) -> set[str]:
+    """The modules that a pickle names anything of."""
+    named = {str(value).split()[0] for code, value, _ in pickletools.genops(pickled) if code.name in {"GLOBAL", "INST"}}
+    assert not {code.name for code, *_ in pickletools.genops(pickled)} & {"STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
+    return named
+
+
+def test_what_torchscript_keeps_in_the_form_of_pickles_names_nothing_but_torchs_own(exported: Workspace) -> None:
+    with zipfile.ZipFile(exported.artifacts / "model.pt") as file:
+        pickles = [file.read(name) for name in file.namelist() if name.endswith(".pkl")]
+    assert pickles
+    modules = set().union(*map(globals_in, pickles))
+    assert {module.partition(".")[0] for module in modules} <= {"torch", "__torch__", "collections"}
+
+
 def test_nothing_of_ours_loads_a_pickle() -> None:
     for package in OURS:
         for path in (archive.ROOT / package).rglob("*.py"):
@@ -229,9 +245,60 @@ def test_an_archive_with_wrong_goldens_would_not_start(exported: Workspace, tmp_
     wrong = tmp_path / "goldens.npz"
     replace(goldens, logits=goldens.logits + 1).write(wrong)
     packed = tmp_path / "digits-eager.mar"
-    with zipfile.ZipFile(mar(exported, "eager")) as old, zipfile.ZipFile(packed, "w") as new:
-        for name in old.namelist():
-            new.writestr(name, wrong.read_bytes() if name == "goldens.npz" else old.read(name))
+    repacked(mar(exported, "eager"), packed, "goldens.npz", wrong.read_bytes())
     decoded, computed, handled = (hop.comparison for hop in archive.inprocess_hops(packed, goldens, "eager", 1))
     assert (decoded.ok, computed.ok, handled.ok) == (True, True, False)
     assert handled.sentence.startswith("The goldens are answered wrongly: 78 of 78")
+
+
+def repacked(archived: Path, packed: Path, changed: str, content: bytes) -> Path:
+    """The archive with one file that is another."""
+    with zipfile.ZipFile(archived) as old, zipfile.ZipFile(packed, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, content if name == changed else old.read(name))
+    return packed
+
+
+@pytest.mark.parametrize(("old", "new"), [('"refused"', '"said"'), ('"pixels"', '"images"'), ('f"handler_', 'f"by_')])
+def test_an_archive_of_other_code_is_an_error_that_says_so(
+    exported: Workspace, tmp_path: Path, old: str, new: str
+) -> None:
+    code = (archive.ROOT / "serve/inprocess.py").read_text()
+    assert old in code
+    packed = repacked(
+        mar(exported, "onnx"), tmp_path / "digits-onnx.mar", "serve/inprocess.py", code.replace(old, new).encode()
+    )
+    goldens = Goldens.read(exported.artifacts / "goldens.npz")
+    sentence = r"digits-onnx\.mar was exported by another version of this project\. Export it again\."
+    with pytest.raises(RuntimeError, match=sentence):
+        archive.inprocess_hops(packed, goldens, "onnx", 1)
+
+
+def test_an_archive_that_does_not_come_to_an_end_is_an_error(
+    exported: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "INPROCESS_SECONDS", 0.01)
+    with pytest.raises(RuntimeError, match=r"digits-onnx\.mar did not come to an end within 0\.01 s\."):
+        archive.run_inprocess("answers", mar(exported, "onnx"), 1)
+
+
+@pytest.mark.parametrize("keep", [0, 100, -100])
+def test_a_file_that_is_no_archive_is_an_error_with_its_name(exported: Workspace, tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "digits-onnx.mar"
+    path.write_bytes(mar(exported, "onnx").read_bytes()[:keep])
+    with pytest.raises(RuntimeError, match=r"digits-onnx\.mar is no archive, or a damaged one\. Export it again\."):
+        archive.run_inprocess("answers", path, 1)
+
+
+def test_archives_of_older_weights_leave_the_manifest_and_those_of_other_models_stay(
+    exported: Workspace, tmp_path: Path
+) -> None:
+    shutil.copy(exported.store / manifest.NAME, tmp_path)
+    entry = Manifest.read(tmp_path).archives["digits-onnx"]
+    assert (
+        manifest.add(tmp_path, "photos-onnx", entry.model_copy(update={"model": "photos", "weights": "0" * 64})) == []
+    )
+    assert manifest.add(tmp_path, "digits-onnx", entry) == []
+    newer = entry.model_copy(update={"contract": "0" * 64})
+    assert manifest.add(tmp_path, "digits-onnx", newer) == ["digits-aoti", "digits-eager", "digits-torchscript"]
+    assert set(Manifest.read(tmp_path).archives) == {"digits-onnx", "photos-onnx"}

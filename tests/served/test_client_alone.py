@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,21 +36,40 @@ class Alone:
         )
 
 
-@pytest.fixture(scope="module")
-def alone(served: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Alone:
-    """Installed by pip from a copy of the sources, so that building leaves nothing beside them."""
-    folder = tmp_path_factory.mktemp("alone")
-    sources, empty = folder / "sources", folder / "empty"
+def locked() -> list[str]:
+    """The lock's requirements, NAME==VERSION with the marker if there is one."""
+    return re.findall(r"^([\w.-]+==.+?) *\\?$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
+def pip(python: Path, *arguments: str | Path) -> str:
+    command = [python, "-m", "pip", *arguments, "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wheel(folder: Path) -> Path:
+    """Built from a copy of the sources, so that it leaves nothing beside them, with the locked setuptools."""
+    sources = folder / "sources"
     sources.mkdir()
-    empty.mkdir()
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, sources / name)
+    pip(Path(sys.executable), "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", folder, sources)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def alone(served: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """Installed by pip, which alone decides what the client needs; of everything it takes the lock's version."""
+    folder = tmp_path_factory.mktemp("alone")
+    empty, constraints = folder / "empty", folder / "constraints.txt"
+    empty.mkdir()
+    constraints.write_text("\n".join(locked()))
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", str(sources)]
-    done = subprocess.run(install, cwd=empty, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    pip(python, "install", "--constraint", constraints, wheel(folder))
     return Alone(python, empty, served.folder / ".serve" / "key_file.json")
 
 
@@ -58,6 +78,12 @@ def test_no_torch_is_installed(alone: Alone) -> None:
     names = {package["name"] for package in installed}
     assert "entering-production" in names
     assert not names & {"torch", "torchvision", "torchserve", "onnx", "onnxruntime", "onnxruntime-gpu", "matplotlib"}
+
+
+def test_what_is_installed_is_what_is_locked(alone: Alone) -> None:
+    installed = pip(alone.python, "freeze", "--exclude", "entering-production").lower().replace("_", "-").split()
+    assert "numpy" in {line.partition("==")[0] for line in installed}
+    assert set(installed) <= {line.split()[0] for line in locked()}
 
 
 def test_help_names_the_commands(alone: Alone) -> None:

@@ -3,18 +3,25 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
-from client.compare import ROUNDS
+from client import compare
+from client.__main__ import main
 from client.errors import TimedOut
+from export.goldens import Goldens
+from export.manifest import Archive, Manifest
 from tests.served.asking import RUNTIMES, Eager, Raw
 from tests.unit.test_inputs import encoded
 from tests.workspace import ROOT, Workspace, free_port
@@ -131,6 +138,17 @@ def test_standard_input_is_answered(served: Workspace, seven: bytes) -> None:
     assert (answer["input"], answer["label"], len(answer["top"]), answer["served"]["runtime"]) == ("-", "7", 2, "onnx")
 
 
+def test_a_batch_in_one_npy_file_is_a_line_for_each_image(served: Workspace, eager: Eager, tmp_path: Path) -> None:
+    pixels = data("bundled", Path()).held_out.images[:5]
+    np.save(tmp_path / "five.npy", pixels)
+    done = served.run("client", "predict", str(tmp_path / "five.npy"), "--json", "--url", served.url)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["input"] for answer in answers] == [f"{tmp_path}/five.npy[{index}]" for index in range(5)]
+    assert [answer["label"] for answer in answers] == [
+        eager.contract.labels[index] for index in eager.run(pixels).argmax(axis=1)
+    ]
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_model_can_be_chosen(served: Workspace, runtime: str) -> None:
     options = ("--model", f"digits-{runtime}", "--json", "--url", served.url)
@@ -171,7 +189,7 @@ def test_a_client_without_its_token_is_told_what_to_set(served: Workspace, seven
 
 
 def test_an_answer_that_takes_too_long_is_an_error_of_its_own(raw: Raw) -> None:
-    with raw.client(timeout=(3.0, 0.05)) as client, pytest.raises(TimedOut, match="did not answer in time"):
+    with raw.client(timeout=(3.0, 0.05)) as client, pytest.raises(TimedOut, match=r"did not answer within 0\.05 s\."):
         client.logits(np.zeros((8_000, 28, 28, 1), np.uint8), "digits-onnx")
 
 
@@ -220,7 +238,7 @@ def test_compare_measures_a_model_and_writes_its_figures_and_a_picture(served: W
     report = json.loads((served.artifacts / "compare.json").read_bytes())
     (row,) = report["rows"]
     assert report["environment"].keys() >= ENVIRONMENT
-    assert report["rounds"] == ROUNDS
+    assert report["rounds"] == compare.ROUNDS
     for name in MEASURED:
         assert 0 < row[name]["low"] <= row[name]["median"] <= row[name]["high"], name
     assert row["served_1_p99_s"]["median"] >= row["served_1_p50_s"]["median"]
@@ -233,3 +251,92 @@ def test_compare_measures_a_model_and_writes_its_figures_and_a_picture(served: W
     with Image.open(served.artifacts / "compare.png") as picture:
         assert picture.width > 1_000
     assert "digits-onnx" in done.stdout
+
+
+class Comparer:
+    """Runs compare in this process and the server's folder, with few requests, on goldens and archives of its own."""
+
+    def __init__(self, served: Workspace, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.served, self.capsys, self.artifacts, self.store = served, capsys, folder / "artifacts", folder / "store"
+        (self.artifacts / "digits").mkdir(parents=True)
+        for name in ("goldens.npz", "contract.json"):
+            shutil.copy(served.artifacts / name, self.artifacts / "digits")
+        shutil.copytree(served.store, self.store)
+
+    def change_goldens(self, change: Callable[[Goldens], Goldens]) -> None:
+        path = self.artifacts / "digits" / "goldens.npz"
+        change(Goldens.read(path)).write(path)
+
+    def change_manifest(self, change: Callable[[Archive], Archive]) -> None:
+        archives = Manifest.read(self.store).archives
+        Manifest(archives={**archives, "digits-onnx": change(archives["digits-onnx"])}).write(self.store)
+
+    def run(self, code: int) -> tuple[str, str]:
+        places = ("--artifacts", str(self.artifacts), "--store", str(self.store))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.served.folder)
+            patch.setattr(sys, "argv", ["client", "compare", "digits-onnx", *places, *self.served.urls])
+            patch.setattr(compare, "ROUNDS", 1)
+            patch.setattr(compare, "REQUESTS", 10)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = self.capsys.readouterr()
+        assert ended.value.code == code, out + err
+        return out, err
+
+    @property
+    def row(self) -> dict[str, Any]:
+        (row,) = json.loads((self.artifacts / "digits" / "compare.json").read_bytes())["rows"]
+        return dict(row)
+
+
+@pytest.fixture
+def comparer(served: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Comparer:
+    return Comparer(served, tmp_path, capsys)
+
+
+def test_compare_shows_a_difference_from_eager_and_exits_with_1(comparer: Comparer) -> None:
+    comparer.change_goldens(lambda goldens: replace(goldens, logits=goldens.logits + np.float32(1e-3)))
+    out, _ = comparer.run(code=1)
+    assert "different 78 of 78 differ" in " ".join(out.split())
+    assert comparer.row["ok"] is False
+    assert comparer.row["sentence"].startswith("78 of 78 differ")
+
+
+def test_compare_refuses_a_server_of_another_artifact(comparer: Comparer) -> None:
+    def other(archive: Archive) -> Archive:
+        artifact = archive.files[archive.artifact].model_copy(update={"sha256": "0" * 64})
+        return archive.model_copy(update={"files": {**archive.files, archive.artifact: artifact}})
+
+    comparer.change_manifest(other)
+    _, err = comparer.run(code=2)
+    assert err.startswith("error: digits-onnx cannot be compared. The answer attests artifact '")
+    assert not (comparer.artifacts / "digits" / "compare.json").exists()
+
+
+def test_compare_refuses_goldens_of_other_weights(comparer: Comparer) -> None:
+    comparer.change_goldens(lambda goldens: replace(goldens, weights="0" * 64))
+    assert "digits-onnx.mar has other weights than the goldens. Export again" in comparer.run(code=2)[1]
+
+
+def test_compare_goes_on_without_the_memory_of_a_worker_that_has_gone(
+    comparer: Comparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(process: psutil.Process) -> None:
+        raise psutil.NoSuchProcess(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "memory_full_info", gone)
+    comparer.run(code=0)
+    assert comparer.row["worker_memory_bytes"] is None
+
+
+def test_compare_leaves_out_the_memory_of_a_server_elsewhere(
+    comparer: Comparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of the same number on this machine would be another's."""
+    monkeypatch.setattr(compare, "is_local", lambda _: False)
+    out, _ = comparer.run(code=0)
+    assert comparer.row["worker_memory_bytes"] is None
+    assert "–" in out
+    with Image.open(comparer.artifacts / "digits" / "compare.png") as picture:
+        assert picture.width > 1_000

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -22,11 +23,11 @@ import requests
 from export import manifest
 from export.goldens import Goldens
 from export.manifest import Manifest
-from serve import server
-from serve.server import Server
+from serve import record, server
+from serve.record import NotServing, Server
 from serve.torchserve import MAIN_CLASS, Ports
 from tests.snapshot import snapshot
-from tests.workspace import ROOT, Workspace
+from tests.workspace import READ_ONLY, ROOT, Workspace, no_room_above
 
 MODEL = "digits-onnx"
 NAME = f"{MODEL}.mar"
@@ -35,9 +36,10 @@ NAME = f"{MODEL}.mar"
 class Local:
     """The server of one workspace, seen from outside."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, temporary: Path) -> None:
         self.workspace = workspace
         self.run_directory = workspace.folder / ".serve"
+        self.temporary = temporary
 
     def up(self, *options: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         port = str(self.workspace.port)
@@ -58,7 +60,7 @@ class Local:
 
     @property
     def server(self) -> Server:
-        known = server.recall(self.run_directory)
+        known = record.recall(self.run_directory)
         assert known
         return known
 
@@ -75,41 +77,41 @@ class Local:
 
     def assert_gone(self) -> None:
         """No process, no token, no scratch folder, and every port free again."""
-        assert related(self.workspace) == []
+        assert related(self) == []
         assert not (self.run_directory / "key_file.json").exists()
         assert not (self.run_directory / "server.json").exists()
-        assert list(temporary(self.workspace).iterdir()) == []
+        assert list(self.temporary.iterdir()) == []
         server.check_ports(Ports(self.workspace.port))
 
 
-def temporary(workspace: Workspace) -> Path:
-    """Where the server's scratch folder is made; a worker's socket lies in it, whose path must be short."""
-    return Path(f"/tmp/t{workspace.port}")
-
-
-def related(workspace: Workspace) -> list[str]:
+def related(local: Local) -> list[str]:
     """The commands of all processes that this workspace's server started."""
-    places = (str(workspace.folder), str(temporary(workspace)))
+    places = (str(local.workspace.folder), str(local.temporary))
     commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     return [command for command in commands if any(place in command for place in places)]
 
 
 @pytest.fixture(scope="module")
-def stopped(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+def temporary() -> Iterator[Path]:
+    """Where the servers' scratch folders are made; a worker's socket lies in one, and its path must be short."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def stopped(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace of this module, its store as it was exported."""
-    workspace = exported.copy_to(tmp_path_factory.mktemp("lifecycle"))
-    temporary(workspace).mkdir()
-    yield workspace
-    shutil.rmtree(temporary(workspace))
+    return exported.copy_to(tmp_path_factory.mktemp("lifecycle"))
 
 
 @pytest.fixture
-def local(stopped: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local]:
+def local(stopped: Workspace, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local]:
     """No server runs, and whatever a test starts or breaks is undone."""
-    monkeypatch.setenv("TMPDIR", str(temporary(stopped)))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     kept = stopped.folder / "kept"
     shutil.copytree(stopped.store, kept)
-    local = Local(stopped)
+    local = Local(stopped, temporary)
     try:
         yield local
     finally:
@@ -121,7 +123,7 @@ def local(stopped: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local
 @pytest.fixture(scope="module")
 def running(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """One model, served, for the tests that only look."""
-    local = Local(exported.copy_to(tmp_path_factory.mktemp("running")))
+    local = Local(exported.copy_to(tmp_path_factory.mktemp("running")), Path(tempfile.gettempdir()))
     try:
         local.up()
         yield local
@@ -180,13 +182,54 @@ def test_the_server_fetches_nothing_from_a_url(running: Local, path: str) -> Non
             listener.accept()
 
 
-def test_a_second_start_is_refused_and_the_first_goes_on(running: Local) -> None:
-    before = {process.pid for process in running.server.processes()}
-    done = running.up(check=False)
+def pids(local: Local) -> set[int]:
+    return {process.pid for process in local.server.processes()}
+
+
+def test_a_second_start_of_the_same_says_that_it_is_ready_and_starts_nothing(running: Local) -> None:
+    before = pids(running)
+    url = f"{running.workspace.url}/predictions/{MODEL}"
+    assert running.up().stdout == f"{MODEL} is ready at {url}\n"
+    assert pids(running) == before
+
+
+@pytest.mark.parametrize(
+    "other", [("digits-eager",), ("--port", "9000"), ("--store", "elsewhere")], ids=["model", "port", "store"]
+)
+def test_a_second_start_of_something_else_is_refused_and_the_first_goes_on(
+    running: Local, other: tuple[str, ...]
+) -> None:
+    workspace = running.workspace
+    shutil.copytree(workspace.store, workspace.folder / "elsewhere", dirs_exist_ok=True)
+    before = pids(running)
+    done = running.up(*other, check=False)
     assert done.returncode == 2
-    port = running.workspace.port
-    assert done.stderr == f"error: A server is running already, on port {port}. Stop it first: python -m serve down\n"
-    assert {process.pid for process in running.server.processes()} == before
+    there = f"A server is running already, on port {workspace.port}, with {MODEL} of {workspace.store}."
+    assert done.stderr == f"error: {there} Stop it first: python -m serve down\n"
+    assert pids(running) == before
+
+
+def test_a_server_whose_archives_changed_since_says_so_and_is_not_taken_for_the_new_one(running: Local) -> None:
+    """As after a re-export: what runs is not judged by goldens that it was not made with."""
+    path = running.workspace.store / NAME
+    old, known = path.read_bytes(), (running.workspace.store / manifest.NAME).read_bytes()
+    before = pids(running)
+    try:
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr("more", "")
+        entry, now = Manifest.read(running.workspace.store).archives[MODEL], manifest.describe(path)
+        entry = entry.model_copy(update={"sha256": now.sha256, "bytes": now.bytes})
+        manifest.add(running.workspace.store, MODEL, entry)
+        status, second = running.status(), running.up(check=False)
+    finally:
+        path.write_bytes(old)
+        (running.workspace.store / manifest.NAME).write_bytes(known)
+    assert status.returncode == 1
+    assert "no: its archive has changed since" in " ".join(status.stdout.split())
+    assert second.returncode == 2
+    assert f", and {MODEL} was exported again since it was started. Stop it first" in second.stderr
+    assert pids(running) == before
+    assert running.status().returncode == 0
 
 
 def test_the_log_is_printed_and_holds_nothing_per_request(running: Local) -> None:
@@ -248,14 +291,62 @@ def test_after_java_is_killed_status_says_so_and_down_removes_what_it_left(local
 
 def test_what_a_dead_server_left_is_removed_when_no_process_of_it_lives(local: Local) -> None:
     """After a power cut there are files and no process."""
-    scratch = temporary(local.workspace) / "torchserve-dead"
+    scratch = local.temporary / "torchserve-dead"
     scratch.mkdir()
     local.run_directory.mkdir(exist_ok=True)
     (local.run_directory / "key_file.json").write_text("{}")
-    dead = {"port": local.workspace.port, "scratch": str(scratch), "store": "model_store", "models": [MODEL]}
-    (local.run_directory / "server.json").write_text(json.dumps(dead))
+    dead = Server(port=local.workspace.port, scratch=str(scratch), store="model_store", models={MODEL: "0" * 64})
+    dead.remember(local.run_directory)
     assert local.status().returncode == 2
     local.down()
+    local.assert_gone()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "x", '{"port": 1, "scratch": "/", "store": "model_store", "models": []}'])
+@pytest.mark.parametrize("command", ["up", "status", "down"])
+def test_a_damaged_record_is_a_sentence_with_what_to_do(local: Local, text: str, command: str) -> None:
+    path = local.run_directory / "server.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    try:
+        done = local.workspace.run("serve", command, check=False)
+    finally:
+        path.unlink()
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: .serve/server.json is damaged, or another version of this project wrote it.")
+    assert done.stderr.endswith("then delete .serve/server.json.\n")
+
+
+def test_what_ends_only_by_force_and_what_is_started_anew_meanwhile_is_ended_too(local: Local) -> None:
+    """Each process here ignores SIGTERM, and one starts another when it is ended, as Java does with its workers."""
+    scratch = local.temporary / "torchserve-stubborn"
+    scratch.mkdir()
+    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    worker = f"'{sys.executable}' -c '{program}' {scratch}"
+    keeper = subprocess.Popen(["bash", "-c", f"sleep 0.1; {worker}; {worker}; true"])
+    stubborn = Server(port=local.workspace.port, scratch=str(scratch), store="model_store", models={})
+    try:
+        while not stubborn.processes():
+            time.sleep(0.01)
+        server.stop(stubborn, local.run_directory)
+    finally:
+        keeper.kill()
+        keeper.wait()
+    assert stubborn.processes() == []
+    assert not scratch.exists()
+
+
+@pytest.mark.parametrize("text", ["run", "run/deeper"])
+def test_a_run_directory_that_cannot_be_made_is_an_error_with_nothing_left(local: Local, text: str) -> None:
+    with pytest.raises(PermissionError) as error:
+        server.start(READ_ONLY / text, local.workspace.store, [MODEL], local.workspace.port)
+    assert str(READ_ONLY) in str(error.value.filename)
+    local.assert_gone()
+
+
+def test_a_full_disk_is_an_error_with_nothing_left(local: Local) -> None:
+    with no_room_above(400), pytest.raises(OSError, match="File too large"):  # the record fits, the configuration not
+        server.start(local.run_directory, local.workspace.store, [MODEL], local.workspace.port)
     local.assert_gone()
 
 
@@ -266,7 +357,7 @@ def test_a_port_in_use_is_named_and_nothing_is_started(local: Local, offset: int
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))
         other.listen()
-        with pytest.raises(server.NotServing, match=rf"Port {port} can't be used \(Address already in use\)"):
+        with pytest.raises(NotServing, match=rf"Port {port} can't be used \(Address already in use\)"):
             server.start(local.run_directory, local.workspace.store, [MODEL], local.workspace.port)
     local.assert_gone()
 
@@ -277,8 +368,8 @@ def test_a_port_in_use_ends_the_command_with_the_sentence(local: Local) -> None:
         other.listen()
         done = local.up(check=False)
     assert done.returncode == 2
-    sentence = f"Port {local.workspace.port} can't be used (Address already in use). Free it, or choose others with"
-    assert done.stderr == f"error: {sentence} --port.\n"
+    sentence = f"Port {local.workspace.port} can't be used (Address already in use). Free it, or choose others"
+    assert done.stderr == f"error: {sentence}: ENTERING_PORT=9000 make serve\n"
     local.assert_gone()
 
 
@@ -365,18 +456,26 @@ def start_in_background(local: Local) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("seconds", [0, 0.3, 2])
-def test_ctrl_c_while_it_starts_leaves_nothing(local: Local, seconds: float) -> None:
-    """`seconds` after Java is there, or about to be: before its first word, and while the worker loads."""
+# What a start brings forth, in order: the record before Java, Java's tokens, and the unpacked archive of a worker.
+PROGRESS = (".serve/server.json", ".serve/key_file.json", "scratch/torchserve-*/models")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("progress", PROGRESS)
+def test_a_start_that_is_ended_leaves_nothing(local: Local, progress: str, number: signal.Signals, code: int) -> None:
     before = snapshot(local.workspace.store)
+    link = local.workspace.folder / "scratch"
+    link.unlink(missing_ok=True)
+    link.symlink_to(local.temporary)
+    for name in ("server.json", "key_file.json"):
+        (local.run_directory / name).unlink(missing_ok=True)
     starting = start_in_background(local)
-    while not (local.run_directory / "server.json").exists():
+    while not any(local.workspace.folder.glob(progress)):
         assert starting.poll() is None
         time.sleep(0.001)
-    time.sleep(seconds)
-    os.killpg(starting.pid, signal.SIGINT)
+    starting.send_signal(number)
     output, _ = starting.communicate(timeout=60)
-    assert starting.returncode == 130, output
+    assert starting.returncode == code, output
     assert "Traceback" not in output
     local.assert_gone()
     assert snapshot(local.workspace.store) == before

@@ -27,6 +27,7 @@ from serve.protocol import ATTESTED, NPY
 from tests.served.asking import RUNTIMES, Raw, npy
 from tests.unit.scripted_server import Call, Reply, failure, scripted
 from tests.workspace import Workspace, free_port
+from training.contract import Contract
 from training.files import sha256
 
 HOPS = ["decode", "eager", "runtime", "handler", "http", "http_batched", "http_load"]
@@ -80,7 +81,7 @@ class Verifier:
         self.served, self.capsys = served, capsys
         self.artifacts, self.store = folder / "artifacts", folder / "model_store"
         (self.artifacts / "digits").mkdir(parents=True)
-        for name in ("goldens.npz", "contract.json"):
+        for name in ("goldens.npz", "contract.json", "weights.safetensors"):
             shutil.copy(served.artifacts / name, self.artifacts / "digits")
         shutil.copytree(served.store, self.store)
 
@@ -88,12 +89,20 @@ class Verifier:
     def goldens_path(self) -> Path:
         return self.artifacts / "digits" / "goldens.npz"
 
+    @property
+    def weights_path(self) -> Path:
+        return self.artifacts / "digits" / "weights.safetensors"
+
+    @property
+    def report_path(self) -> Path:
+        return self.artifacts / "digits" / "verify.json"
+
     def change_goldens(self, change: Callable[[Goldens], Goldens]) -> None:
         change(Goldens.read(self.goldens_path)).write(self.goldens_path)
 
     def change_archive(self, name: str, file: str, old: str, new: str) -> None:
         """Puts other code into an archive, and the archive into the manifest as if it had been exported so."""
-        path, manifest = self.store / f"{name}.mar", Manifest.read(self.store)
+        path = self.store / f"{name}.mar"
         with zipfile.ZipFile(path) as archive:
             files = {entry: archive.read(entry) for entry in archive.namelist()}
         assert old in files[file].decode()
@@ -101,8 +110,17 @@ class Verifier:
         with zipfile.ZipFile(path, "w") as archive:
             for entry, body in files.items():
                 archive.writestr(entry, body)
-        changed = manifest.archives[name].model_copy(update=describe(path).model_dump())
+        self.accept(name)
+
+    def accept(self, name: str) -> None:
+        """Writes the archive as it is now into the manifest."""
+        manifest = Manifest.read(self.store)
+        changed = manifest.archives[name].model_copy(update=describe(self.store / f"{name}.mar").model_dump())
         Manifest(archives={**manifest.archives, name: changed}).write(self.store)
+
+    def remove_from_manifest(self, name: str) -> None:
+        others = {other: archive for other, archive in Manifest.read(self.store).archives.items() if other != name}
+        Manifest(archives=others).write(self.store)
 
     def run(
         self, *arguments: str, url: str = "", code: int = 1, requests: tuple[int, int] = (BATCHED, LOAD)
@@ -111,15 +129,15 @@ class Verifier:
         urls = ("--url", url or self.served.url, "--management-url", self.served.management_url)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.served.folder)
-            patch.setattr(sys, "argv", ["client", "verify", *arguments, *places, *urls])
+            patch.setattr(sys, "argv", ["client", "verify", *places, *urls, *arguments])
             patch.setattr(http_hops, "BATCHED_REQUESTS", requests[0])
             patch.setattr(http_hops, "LOAD_REQUESTS", requests[1])
             with pytest.raises(SystemExit) as ended:
                 main()
-        report = self.artifacts / "digits" / "verify.json"
+        report = json.loads(self.report_path.read_bytes()) if self.report_path.exists() else None
         out, err = self.capsys.readouterr()
         assert ended.value.code == code, out + err
-        return Verified(code, out, err, json.loads(report.read_bytes()) if report.exists() else None)
+        return Verified(code, out, err, report)
 
 
 @pytest.fixture
@@ -237,12 +255,24 @@ def in_header(field: str, value: str | None) -> Fault:
     return change
 
 
+def only(chosen: Callable[[Reply], bool], fault: Fault) -> Fault:
+    """A fault in some of the answers."""
+    return lambda call, reply, turn: fault(call, reply, turn) if chosen(reply) else reply
+
+
+def is_crowded(reply: Reply) -> bool:
+    return reply.headers.get(ATTESTED["batch_size"], "1") != "1"
+
+
 def rounded(answer: Any) -> Any:
     top = [{**one, "score": round(one["score"], 3)} for one in answer["top"]]
     return {**answer, "score": top[0]["score"], "top": top}
 
 
 def swapped(answer: Any) -> Any:
+    """The best two of a single image's labels."""
+    if len(answer.get("top", [])) < 2:
+        return answer
     first, second, *rest = answer["top"]
     top = [{**first, "label": second["label"]}, {**second, "label": first["label"]}, *rest]
     return {**answer, "label": second["label"], "top": top}
@@ -268,21 +298,34 @@ def arrays_are_reversed(call: Call, reply: Reply, _: int) -> Reply:
     return _changed(reply, lambda logits: logits[::-1]) if call.headers["Content-Type"] == NPY else reply
 
 
-def company_rounds(_: Call, reply: Reply, __: int) -> Reply:
-    """Wrong only where requests shared a batch."""
-    return _changed(reply, np.round) if reply.headers.get(ATTESTED["batch_size"], "1") != "1" else reply
+def reversed_predictions(answer: Any) -> Any:
+    return {"predictions": answer["predictions"][::-1]} if "predictions" in answer else answer
 
 
-def one_in_fifty(_: Call, reply: Reply, turn: int) -> Reply:
-    """From under load on: the hops before it send 78 goldens twice, then 100 of them and about 20 bad requests."""
-    return _changed(reply, lambda logits: logits + np.float32(1e-3)) if turn >= 300 and turn % 50 == 0 else reply
+def always_five(call: Call, reply: Reply, _: int) -> Reply:
+    """Where fewer labels were asked for, five come."""
+    top = json.loads(reply.body).get("top", []) if is_json(reply) else []
+    if int(call.headers.get("X-Top-K", "5")) >= 5 or not top:
+        return reply
+    five = top + [{"label": str(digit), "score": 0.0} for digit in range(5 - len(top))]
+    return replace(reply, body=json.dumps({**top[0], "top": five}).encode())
+
+
+def some_under_load(_: Call, reply: Reply, turn: int) -> Reply:
+    """The hops before it send 78 goldens twice, then 100 of them and 15 bad requests."""
+    return _changed(reply, lambda logits: logits + np.float32(1e-3)) if turn >= 300 and turn % 20 == 0 else reply
 
 
 FAULTS: dict[str, tuple[Fault, str, str]] = {
     "scores in three digits": (in_json(rounded), "http", "The scores are not the softmax of the logits"),
     "two labels swapped": (in_json(swapped), "http", "The labels are ranked"),
-    "another score": (in_json(unlike_the_first_of_its_top), "http", "The scores are not the softmax of the logits"),
-    "five labels only": (in_json(lambda answer: {**answer, "top": answer["top"][:5]}), "http", "The labels are ranked"),
+    "another score": (in_json(unlike_the_first_of_its_top), "http", "that of the same label among the ranked"),
+    "five labels only": (in_json(lambda answer: {**answer, "top": answer["top"][:5]}), "http", "It ranks 5 labels"),
+    "a label twice": (
+        in_json(lambda answer: {**answer, "top": [answer["top"][0]] * 10}),
+        "http",
+        "the labels are ['0'",
+    ),
     "JSON cut short": (cut(is_json), "http", "The server's answer cannot be used"),
     "logits through float16": (in_logits(lambda x: x.astype(np.float16).astype(np.float32)), "http", "78 of 78 differ"),
     "logits as float64": (in_logits(lambda logits: logits.astype(np.float64)), "http", "float64 of shape"),
@@ -296,13 +339,26 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "another contract": (in_header("contract", "0" * 64), "http", "attests contract '0000"),
     "another model": (in_header("model", "digits-eager"), "http", "attests model 'digits-eager'"),
     "another runtime": (in_header("runtime", "eager"), "http", "attests runtime 'eager'"),
+    "another version": (in_header("version", "0.9"), "http", "attests version '0.9' instead of '1.0'"),
+    "another device": (in_header("device", "cuda:0"), "http", "attests device 'cuda:0' instead of 'cpu'"),
+    "another provider": (in_header("provider", "X"), "http", "attests provider 'X' instead of 'CPUExecutionProvider'"),
+    "another precision": (
+        in_header("precision", "float16"),
+        "http",
+        "attests precision 'float16' instead of 'float32'",
+    ),
+    "TF32": (in_header("tf32", "on"), "http", "attests tf32 'on' instead of 'off'"),
+    "JSON of other weights": (only(is_json, in_header("weights", "0" * 64)), "http", "78 of 156: "),
     "no attestation": (in_header("precision", None), "http", "The answer attests no X-Precision."),
-    "never alone": (in_header("batch_size", "2"), "http", "A request that was alone was answered as part of a batch."),
     "bad requests accepted": (refused_is_accepted, "http_batched", "A bad request was taken for a good one."),
     "bad requests fail": (refused_is_fatal, "http_batched", "A bad request was answered"),
     "arrays reversed": (arrays_are_reversed, "http_batched", "differ, worst"),
-    "batches rounded": (company_rounds, "http_batched", "differ, worst"),
-    "one answer in fifty": (one_in_fifty, "http_load", "differ, worst"),
+    "batches rounded": (only(is_crowded, in_logits(np.round)), "http_batched", "differ, worst"),
+    "labels of batches swapped": (only(is_crowded, in_json(swapped)), "http_batched", "The labels are ranked"),
+    "JSON arrays reversed": (in_json(reversed_predictions), "http_batched", " of 100: "),
+    "always five labels": (always_five, "http_batched", "It ranks 5 labels instead of"),
+    "batches of another device": (only(is_crowded, in_header("device", "cuda:0")), "http_batched", "attests device"),
+    "one answer in twenty": (some_under_load, "http_load", "differ, worst"),
 }
 
 
@@ -324,6 +380,7 @@ def test_a_proxy_without_a_fault_is_green(raw: Raw, verifier: Verifier) -> None:
 
 
 def test_a_server_of_other_weights_is_found_by_what_it_attests(verifier: Verifier) -> None:
+    verifier.weights_path.unlink()
     verifier.change_goldens(lambda goldens: replace(goldens, weights="0" * 64))
     assert verifier.run("digits-onnx", "--http", requests=FEW).first_failing_hop == "http"
 
@@ -341,11 +398,43 @@ def test_requests_that_never_share_a_batch_could_not_be_checked(raw: Raw, verifi
     assert found.report is None
 
 
+def test_a_server_that_is_never_quiet_could_not_be_checked(raw: Raw, verifier: Verifier) -> None:
+    with proxy(raw, in_header("batch_size", "2")) as url:
+        found = verifier.run("digits-onnx", "--http", url=url, code=2)
+    assert "digits-onnx: other requests are being answered, so that none is alone in its batch." in found.err
+    assert found.report is None
+
+
+def test_a_request_that_met_company_is_asked_again(raw: Raw, verifier: Verifier) -> None:
+    def busy_at_first(call: Call, reply: Reply, turn: int) -> Reply:
+        return in_header("batch_size", "2")(call, reply, turn) if turn < 3 or 90 < turn < 95 else reply
+
+    with proxy(raw, busy_at_first) as url:
+        assert verifier.run("digits-onnx", "--http", url=url, requests=(BATCHED, 10), code=0).report
+
+
 def test_a_server_that_is_down_could_not_be_checked(verifier: Verifier) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     found = verifier.run("digits-onnx", "--http", url=nowhere, code=2)
     assert found.err == f"error: digits-onnx: Nothing answers at {nowhere}. Is the server running there?\n"
     assert found.report is None
+
+
+@pytest.mark.parametrize("names", [[], ["digits-onnx"]])
+def test_no_earlier_report_outlives_a_verify_that_could_not_check(verifier: Verifier, names: list[str]) -> None:
+    verifier.report_path.write_text('{"ok": true}')
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    assert verifier.run(*names, "--http", "--management-url", nowhere, url=nowhere, code=2).report is None
+
+
+def test_an_unforeseen_crash_is_not_taken_for_a_difference(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(_: http_hops.HttpHops) -> None:
+        raise KeyError("nothing")
+
+    monkeypatch.setattr(http_hops.HttpHops, "run", crash)
+    found = verifier.run("digits-onnx", "--http", code=2)
+    assert found.err.startswith("error: It broke down at ")
+    assert found.err.endswith("(KeyError: 'nothing'). Nothing follows from this about the model.\n")
 
 
 def test_an_unknown_model_could_not_be_checked(verifier: Verifier) -> None:
@@ -357,10 +446,51 @@ def test_an_unknown_model_could_not_be_checked(verifier: Verifier) -> None:
 def test_damaged_goldens_could_not_be_checked(verifier: Verifier, body: bytes) -> None:
     verifier.goldens_path.write_bytes(body)
     found = verifier.run("digits-onnx", "--http", code=2)
-    assert found.err == f"error: {verifier.goldens_path} is damaged. Export again, with --new-goldens.\n"
+    assert found.err.startswith(f"error: {verifier.goldens_path} is damaged")
 
 
 def test_a_changed_archive_could_not_be_checked(verifier: Verifier) -> None:
     path = verifier.store / "digits-onnx.mar"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert f"{path} is not the file that was exported and verified" in verifier.run("digits-onnx", code=2).err
+
+
+def test_weights_that_were_never_exported_could_not_be_checked(verifier: Verifier) -> None:
+    verifier.weights_path.write_bytes(verifier.weights_path.read_bytes()[:-1] + b"x")
+    for options in ([], ["--http"]):
+        found = verifier.run("digits-onnx", *options, code=2)
+        assert found.err == (
+            "error: digits was trained anew since it was exported. "
+            "Export again: python -m export digits --new-goldens\n"
+        )
+
+
+def test_a_contract_that_was_never_exported_could_not_be_checked(verifier: Verifier) -> None:
+    path = verifier.artifacts / "digits" / "contract.json"
+    contract = Contract.read(path)
+    path.write_text(contract.model_copy(update={"labels": contract.labels[::-1]}).to_json())
+    assert "digits was trained anew since it was exported." in verifier.run("digits-onnx", "--http", code=2).err
+
+
+def test_a_changed_eager_archive_leaves_no_runtime_checked(verifier: Verifier) -> None:
+    path = verifier.store / "digits-eager.mar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert f"{path} is not the file that was exported and verified" in verifier.run("digits-onnx", code=2).err
+
+
+def test_without_an_eager_archive_no_runtime_can_be_checked(verifier: Verifier) -> None:
+    verifier.remove_from_manifest("digits-eager")
+    assert verifier.run("digits-onnx", code=2).err == (
+        "error: digits-onnx needs digits-eager.mar; export it: python -m export digits --runtime eager\n"
+    )
+
+
+def test_an_archive_that_is_no_zip_could_not_be_checked(verifier: Verifier) -> None:
+    (verifier.store / "digits-onnx.mar").write_bytes(b"no archive")
+    verifier.accept("digits-onnx")
+    assert "digits-onnx.mar is no archive" in verifier.run("digits-onnx", code=2).err
+
+
+def test_an_archive_of_older_code_could_not_be_checked(verifier: Verifier) -> None:
+    verifier.change_archive("digits-onnx", "serve/inprocess.py", '{"refused": ', '{"refusal": ')
+    assert "exported by another version of this project" in verifier.run("digits-onnx", code=2).err

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("training", "export", "serve", "client")
+STAGES = ("training", "export", "serve", "client", "benchmarks")
 SOURCES = {path: ast.parse(path.read_text()) for stage in STAGES for path in sorted((ROOT / stage).rglob("*.py"))}
 EVERYTHING = SOURCES | {path: ast.parse(path.read_text()) for path in sorted((ROOT / "tests").rglob("*.py"))}
 

@@ -189,10 +189,45 @@ def test_concurrency_beyond_the_connections_is_refused_at_once(concurrency: int)
         client.predict_many([], MODEL, concurrency=concurrency)
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8080", "ftp://host", "http://"])
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8080", "ftp://host", "http://", "http://host:port", "http://host:99999"]
+)
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="not the address of a server"):
         Client(url)
+
+
+@pytest.mark.parametrize(
+    ("variables", "url", "management_url"),
+    [
+        ({}, "http://127.0.0.1:8080", "http://127.0.0.1:8081"),
+        ({"ENTERING_PORT": "9000"}, "http://127.0.0.1:9000", "http://127.0.0.1:9001"),
+        (
+            {"ENTERING_PORT": "9000", "ENTERING_URL": "http://host/", "ENTERING_MANAGEMENT_URL": "http://other:1"},
+            "http://host",
+            "http://other:1",
+        ),
+        ({"ENTERING_PORT": "9000", "ENTERING_URL": "http://host"}, "http://host", "http://127.0.0.1:9001"),
+    ],
+)
+def test_a_client_asks_where_the_environment_says(
+    variables: dict[str, str], url: str, management_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ENTERING_PORT", "ENTERING_URL", "ENTERING_MANAGEMENT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with Client() as client, Client("http://given", "http://given:2") as told:
+        assert (client.url, client.management_url) == (url, management_url)
+        assert (told.url, told.management_url) == ("http://given", "http://given:2")
+
+
+@pytest.mark.parametrize("port", ["http", "-1", "0", "65535", "80.5"])
+def test_a_port_that_is_none_is_refused_by_its_name(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENTERING_URL", raising=False)
+    monkeypatch.setenv("ENTERING_PORT", port)
+    with pytest.raises(ValueError, match=f"ENTERING_PORT is '{port}'"):
+        Client()
 
 
 def described(ready: int, workers: int, minimum: int = 1, **more: Any) -> Reply:
@@ -209,16 +244,15 @@ def test_all_models_are_listed_page_by_page() -> None:
     assert [call.path for call in server.calls] == ["/models?limit=100", "/models?limit=100&nextPageToken=1"]
 
 
-def test_a_description_holds_workers_queue_attestation_and_contract() -> None:
+def test_a_description_holds_workers_attestation_and_contract() -> None:
     own = '{"attestation": {"runtime": "onnx"}, "contract": {"model": "digits"}}'
-    queue = {"remainingCapacity": 99, "pendingRequests": 1}
-    reply = described(1, 2, jobQueueStatus=queue, customizedMetadata=own)
+    reply = described(1, 2, jobQueueStatus={"remainingCapacity": 99}, customizedMetadata=own)
     with scripted([reply]) as server, client_for(server) as client:
         version = client.describe(MODEL)
     assert server.calls[0].path == f"/models/{MODEL}?customized=true"
     assert [worker.status for worker in version.workers] == ["READY", "UNLOADING"]
     assert (version.workers[0].pid, version.workers[0].memory) == (0, 5)
-    assert (version.ready_workers, version.is_ready, version.queue["pendingRequests"]) == (1, False, 1)
+    assert (version.ready_workers, version.is_ready) == (1, False)
     assert version.attestation == {"runtime": "onnx"}
     assert version.metadata["contract"] == {"model": "digits"}
 

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -11,12 +14,15 @@ from collections.abc import Iterator
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from client.__main__ import main
+from serve.protocol import NPY
 from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, Script, Server, answer, failure, one, scripted
 from tests.unit.test_client_answers import described
 from tests.unit.test_client_retries import free_port
+from tests.workspace import ROOT
 
 
 class Shell:
@@ -39,7 +45,8 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     monkeypatch.chdir(tmp_path)
-    for name in ("ENTERING_MANAGEMENT_TOKEN", "ENTERING_KEY_FILE"):
+    addresses = ("ENTERING_URL", "ENTERING_MANAGEMENT_URL", "ENTERING_PORT")
+    for name in ("ENTERING_MANAGEMENT_TOKEN", "ENTERING_KEY_FILE", *addresses):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ENTERING_TOKEN", "SECRET")
     return Shell(monkeypatch, capsys)
@@ -88,6 +95,86 @@ def test_a_folder_is_labelled_in_natural_order_with_its_sub_folders(shell: Shell
         "images/n10.png",
         "images/sub/n1.png",
     ]
+    assert shell.err == "1 file that is no PNG, JPEG or WebP was skipped.\n"
+
+
+def test_files_that_are_skipped_are_counted(shell: Shell, server: Server) -> None:
+    folder(a=b"1", b=b"2")
+    for name in ("c.gif", "d.npy", "e.bmp"):
+        Path("images", name).write_bytes(b"3")
+    assert shell.run("predict", "images", "--json", "--url", server.url) == 0
+    assert len(shell.out.splitlines()) == 2
+    assert shell.err == "3 files that are no PNG, JPEG or WebP were skipped.\n"
+
+
+@pytest.mark.parametrize("source", ["three.npy", "-"])
+def test_a_batch_in_one_npy_file_is_a_line_for_each_image(shell: Shell, source: str) -> None:
+    np.save("three.npy", np.zeros((3, 28, 28, 1), np.uint8))
+    body = Path("three.npy").read_bytes()
+    with scripted([answer({"predictions": [one("4"), one("0"), one("9")]})] * 2) as server:
+        assert shell.run("predict", source, "--csv", "table.csv", "--url", server.url, stdin=body) == 0
+    assert [line.partition(" (")[0] for line in shell.out.splitlines()] == [
+        f"{source}[0]: 4",
+        f"{source}[1]: 0",
+        f"{source}[2]: 9",
+    ]
+    with Path("table.csv").open(newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["4", "0", "9"]
+    assert [(call.body, call.headers["Content-Type"]) for call in server.calls] == [(body, NPY)]
+
+
+def test_a_batch_of_one_is_named_as_its_file(shell: Shell) -> None:
+    np.save("one.npy", np.zeros((1, 28, 28, 1), np.uint8))
+    with scripted([answer({"predictions": [one("4")]})]) as server:
+        assert shell.run("predict", "one.npy", "--url", server.url) == 0
+    assert shell.out.startswith("one.npy: 4 (")
+
+
+def test_a_server_that_never_answers_is_a_sentence_that_names_the_seconds(shell: Shell) -> None:
+    Path("seven.png").write_bytes(b"7")
+    given_up = threading.Event()
+
+    def silent(_: Call) -> Reply:
+        given_up.wait(30)
+        return answer(one())
+
+    with scripted(silent) as server:
+        asked = shell.run("predict", "seven.png", "--timeout", "0.2", "--url", server.url)
+        said = shell.err
+        listed = shell.run("models", "--timeout", "0.3", "--management-url", server.url)
+        given_up.set()
+    assert (asked, said) == (1, f"seven.png: {server.url} did not answer within 0.2 s.\n1 of 1 failed.\n")
+    assert (listed, shell.err) == (2, f"error: {server.url} did not answer within 0.3 s.\n")
+
+
+def test_the_port_is_the_one_that_serve_up_takes(shell: Shell, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(server.url.rpartition(":")[2])
+    monkeypatch.setenv("ENTERING_PORT", str(port))
+    assert shell.run("predict", "-", stdin=b"4") == 0
+    monkeypatch.setenv("ENTERING_PORT", str(port - 1))
+    assert shell.run("models") == 2
+    assert len(server.calls) == 2
+    monkeypatch.setenv("ENTERING_PORT", "eighty")
+    assert shell.run("predict", "-", stdin=b"4") == 2
+    assert shell.err.startswith("error: ENTERING_PORT is 'eighty'. Set it to the port")
+
+
+def test_a_table_that_cannot_be_written_is_exit_code_2_before_anything_is_asked(shell: Shell, server: Server) -> None:
+    assert shell.run("predict", "-", "--csv", "/sys/no/table.csv", "--url", server.url, stdin=b"4") == 2
+    assert shell.out == ""
+    assert re.fullmatch(r"error: /sys/no: .+\.\n", shell.err)
+    assert server.calls == []
+
+
+def test_a_table_that_finds_the_disk_full_is_exit_code_2_and_leaves_no_file(server: Server, tmp_path: Path) -> None:
+    command = ["predict", "-", "--csv", "table.csv", "--url", server.url]
+    done = subprocess.run(
+        [sys.executable, "-m", "client", *command],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, input=b"4", capture_output=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, b"error: File too large.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bad_file_is_reported_and_the_rest_goes_on(shell: Shell, server: Server) -> None:
@@ -143,6 +230,7 @@ def test_a_server_that_is_down_is_exit_code_2(shell: Shell) -> None:
         (["-", "--url", "nowhere"], "is not the address of a server"),
         (["-", "--top-k", "0"], "top-k"),
         (["-", "--concurrency", "0"], "concurrency"),
+        (["-", "--timeout", "0"], "timeout"),
         (["-", "--unknown"], "unknown"),
         ([], "Missing argument"),
     ],

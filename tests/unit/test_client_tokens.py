@@ -19,7 +19,8 @@ REMOTE = "http://serving.example:8080"
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("ENTERING_TOKEN", "ENTERING_MANAGEMENT_TOKEN", "ENTERING_KEY_FILE"):
+    tokens = ("ENTERING_TOKEN", "ENTERING_MANAGEMENT_TOKEN", "ENTERING_KEY_FILE")
+    for name in (*tokens, "ENTERING_URL", "ENTERING_MANAGEMENT_URL", "ENTERING_PORT"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -59,7 +59,60 @@ def test_what_was_written_is_read_bit_by_bit(tmp_path_factory: pytest.TempPathFa
 
 def test_a_file_that_holds_a_pickle_is_not_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "goldens.npz", requests=np.array([object()]), ends=np.array([1]))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    assert_damaged(tmp_path / "goldens.npz")
+
+
+def assert_damaged(path: Path) -> None:
+    """It is refused by its name, and not with numpy's advice to allow pickles."""
+    with pytest.raises(ValueError, match="is damaged") as error:
+        Goldens.read(path)
+    assert str(error.value) == f"{path} is damaged. Export with --new-goldens to make it anew."
+
+
+@pytest.mark.parametrize("content", [b"", b"goldens", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04N."])
+def test_a_file_that_holds_no_goldens_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "goldens.npz").write_bytes(content)
+    assert_damaged(tmp_path / "goldens.npz")
+
+
+def test_a_file_of_other_arrays_or_of_one_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "goldens.npz", weights=np.array("w"))
+    assert_damaged(tmp_path / "goldens.npz")
+    with (tmp_path / "goldens.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    assert_damaged(tmp_path / "goldens.npz")
+
+
+@given(st.data())
+def test_goldens_of_which_a_part_was_lost_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "cut.npz"
+    small().write(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert_damaged(path)
+
+
+@given(st.data())
+def test_goldens_with_one_changed_byte_are_refused_or_unharmed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "changed.npz"
+    small().write(path)
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    try:
+        found = Goldens.read(path)
+    except ValueError:
+        assert_damaged(path)
+    else:
+        assert_same(found, small())
+
+
+def test_goldens_that_are_not_there_are_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
         Goldens.read(tmp_path / "goldens.npz")
 
 

@@ -23,7 +23,7 @@ case "$*" in
     "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     "-m training "*) mkdir -p artifacts/digits && cd artifacts/digits &&
         touch weights.safetensors contract.json metrics.json ;;
-    "-m export "*) mkdir -p model_store && touch model_store/manifest.json ;;
+    "-m export "*) mkdir -p model_store && touch model_store/manifest.json; [ -z "$BREAKS" ] ;;
     "$FAILS") exit 1 ;;
     "$HANGS") kill -INT 0; sleep 60 ;;
 esac
@@ -108,6 +108,20 @@ def test_a_change_redoes_what_follows_from_it(project: Project, source: str, cal
     project.touch(source)
     project.make("export")
     assert project.calls == calls
+
+
+def test_an_export_that_failed_is_done_again(project: Project) -> None:
+    assert project.make("export", BREAKS="after the first archive").returncode != 0
+    assert project.make("export").returncode == 0
+    assert project.calls == ["-m export"]
+
+
+@pytest.mark.parametrize(("source", "renewed"), [("training/inputs.py", True), ("serve/predictor.py", False)])
+def test_goldens_are_made_anew_only_for_new_weights(project: Project, source: str, renewed: bool) -> None:
+    project.make("export")
+    project.touch(source)
+    project.make("export")
+    assert ("--new-goldens" in (project.folder / "calls").read_text()) == renewed
 
 
 def test_a_missing_result_of_training_is_made_again(project: Project) -> None:

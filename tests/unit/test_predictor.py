@@ -133,6 +133,13 @@ def test_one_bad_request_gets_a_sentence_and_its_batch_mates_their_answers(predi
         assert words in strict(answers[bad])["message"]
 
 
+def test_a_refusal_is_short_however_much_it_is_about(predictor: Predictor) -> None:
+    """TorchServe ends a worker whose answer is above its limit, and control characters grow sixfold in JSON."""
+    [answer] = predictor.answer([Request(png(1), others=("\x01" * 5_000_000, "size"))])
+    assert answer.status == 400
+    assert len(answer.body) < 1000
+
+
 def test_bad_requests_alone_run_nothing(predictor: Predictor, graph: First7) -> None:
     assert [answer.status for answer in predictor.answer([Request(b""), Request(b"x")])] == [400, 400]
     assert graph.sizes == []
@@ -146,14 +153,26 @@ def test_answers_keep_the_order_of_the_requests_in_any_batch(order: list[int]) -
 
 
 @pytest.mark.parametrize(
-    ("count", "sizes", "attested"), [(1, [1], "1"), (3, [3], "3"), (4, [4], "4"), (9, [4, 4, 1], "4")]
+    ("rows", "ran", "attested"),
+    [
+        ([1], [1], ["1"]),
+        ([1, 1, 1], [3], ["3", "3", "3"]),
+        ([1] * 4, [4], ["4"] * 4),
+        ([1] * 9, [4, 4, 1], [*["4"] * 8, "1"]),
+        ([3, 3], [4, 2], ["4", "4"]),
+        ([4, 2], [4, 2], ["4", "2"]),
+        ([11, 1], [4, 4, 4], ["4", "4"]),
+        ([9], [4, 4, 1], ["4"]),
+        ([1, 3, 1, 1], [4, 2], ["4", "4", "2", "2"]),
+    ],
 )
-def test_the_batch_that_was_run_is_attested_and_never_above_the_contracts(
-    predictor: Predictor, graph: First7, count: int, sizes: list[int], attested: str
+def test_the_largest_batch_that_a_requests_rows_ran_in_is_attested(
+    predictor: Predictor, graph: First7, rows: list[int], ran: list[int], attested: list[str]
 ) -> None:
-    answers = predictor.answer([Request(png(index)) for index in range(count)])
-    assert graph.sizes == sizes
-    assert {answer.headers["X-Batch-Size"] for answer in answers} == {attested}
+    bodies = [npy(np.stack([pixels(index)] * count)) for index, count in enumerate(rows)]
+    answers = predictor.answer([Request(body, content_type=NPY) for body in bodies])
+    assert graph.sizes == ran
+    assert [answer.headers["X-Batch-Size"] for answer in answers] == attested
 
 
 def test_refused_requests_do_not_count_in_the_batch(predictor: Predictor) -> None:

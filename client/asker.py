@@ -1,0 +1,144 @@
+"""One request about goldens, and all that can be checked of its answer alone."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from client.answers import Logits, Prediction
+from client.client import Client
+from client.errors import Rejected, ServerFailed, TokenRejected, UnknownModel
+from client.json_checks import disagreement
+from client.payloads import Input
+from export import parity
+from export.goldens import Goldens
+from export.manifest import Archive
+from serve.protocol import ATTESTED, DEFAULT_TOP_K
+from training.contract import Contract
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The goldens of one request, what its answer attests, and what is wrong with it: nothing where `problem` is "".
+
+    `logits` [rows, C] are those of an answer that gave them; one in JSON has been checked already.
+    """
+
+    rows: list[int]
+    served: dict[str, str]
+    logits: Logits | None = None
+    problem: str = ""
+
+    @property
+    def was_alone(self) -> bool:
+        return self.served.get("batch_size") == "1"
+
+
+class _Wrong(ValueError):
+    """An answer that can't be right, whatever the others are."""
+
+
+class Asker:
+    """Asks one served model, which must answer `goldens`, and attest that it is `archive`."""
+
+    def __init__(self, client: Client, model: str, archive: Archive, goldens: Goldens, contract: Contract) -> None:
+        self.client, self.model, self.goldens, self.contract = client, model, goldens, contract
+        self.limit = parity.tolerance(archive.runtime, archive.precision, archive.device)
+        self.expected = {
+            "model": model,
+            "version": archive.version,
+            "runtime": archive.runtime,
+            "provider": archive.provider,
+            "device": archive.device,
+            "precision": archive.precision,
+            "tf32": "on" if archive.tf32 else "off",
+            "artifact": archive.files[archive.artifact].sha256,
+            "weights": goldens.weights,
+            "contract": goldens.contract,
+        }
+
+    def logits(self, row: int) -> Asked:
+        return self._logits([row], self.goldens.requests[row])
+
+    def array(self, rows: list[int]) -> Asked:
+        """Several goldens as one npy array, answered by logits."""
+        return self._logits(rows, self.goldens.pixels[rows])
+
+    def same_logits(self, row: int, logits: Logits) -> Asked:
+        """JSON with every label, made from just these logits [1, C]."""
+        exact = parity.Tolerance(0, 0, 0, "the same logits")
+        return self._json([row], self.goldens.requests[row], len(self.contract.labels), logits, exact)
+
+    def json(self, row: int, top_k: int | None) -> Asked:
+        """JSON with `top_k` labels, made from logits within tolerance of eager's."""
+        return self._json([row], self.goldens.requests[row], top_k, self.goldens.logits[[row]], self.limit)
+
+    def json_array(self, rows: list[int], top_k: int | None) -> Asked:
+        return self._json(rows, self.goldens.pixels[rows], top_k, self.goldens.logits[rows], self.limit)
+
+    def nonsense(self) -> str:
+        """Sends what is no input; what is wrong with the answer unless it is a refusal."""
+        try:
+            self.client.logits(b"no image", self.model)
+        except (TokenRejected, UnknownModel):
+            raise
+        except Rejected:
+            return ""
+        except ServerFailed as error:
+            return f"A bad request was answered: {error}"
+        return "A bad request was taken for a good one."
+
+    def _logits(self, rows: list[int], source: Input) -> Asked:
+        def ask() -> tuple[Logits, dict[str, str]]:
+            logits, served = self.client.attested_logits(source, self.model)
+            if logits.shape[1] != len(self.contract.labels):
+                raise _Wrong(f"The answer has {logits.shape[1]} logits for {len(self.contract.labels)} labels.")
+            self._check(served)
+            return logits, served
+
+        found, problem = _tried(ask)
+        return Asked(rows, found[1], found[0]) if found else Asked(rows, {}, problem=problem)
+
+    def _json(
+        self, rows: list[int], source: Input, top_k: int | None, logits: Logits, limit: parity.Tolerance
+    ) -> Asked:
+        def ask() -> dict[str, str]:
+            answers = self.client.predict_batch(source, self.model, top_k)
+            self._check(answers[0].served)
+            self._compare(answers, top_k, logits, limit)
+            return answers[0].served
+
+        served, problem = _tried(ask)
+        return Asked(rows, served or {}, problem=problem)
+
+    def _compare(
+        self, answers: Iterable[Prediction], top_k: int | None, logits: Logits, limit: parity.Tolerance
+    ) -> None:
+        """Raises _Wrong."""
+        labels = self.contract.labels
+        count = top_k or min(DEFAULT_TOP_K, len(labels))
+        for answer, expected in zip(answers, logits, strict=True):
+            slack = limit.atol + limit.rtol * np.abs(expected.astype(np.float64))  # [C]
+            if wrong := disagreement(answer, expected, slack, labels, count):
+                raise _Wrong(wrong)
+
+    def _check(self, served: dict[str, str]) -> None:
+        """Raises _Wrong."""
+        if absent := [header for name, header in ATTESTED.items() if name not in served]:
+            raise _Wrong(f"The answer attests no {', '.join(absent)}.")
+        for name, value in self.expected.items():
+            if served[name] != value:
+                raise _Wrong(f"The answer attests {name} {served[name]!r} instead of {value!r}.")
+
+
+def _tried(ask: Callable[[], T]) -> tuple[T | None, str]:
+    """What was found, or what was wrong. A token or a name that is refused says nothing about any answer."""
+    try:
+        return ask(), ""
+    except (TokenRejected, UnknownModel):
+        raise
+    except (Rejected, ServerFailed, _Wrong) as error:
+        return None, str(error)

@@ -1,0 +1,61 @@
+"""What is remembered of a server between two commands, and which processes are its own."""
+
+from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
+
+from serve.torchserve import Ports
+from training.contract import Frozen
+from training.files import publish
+
+NAME = "server.json"
+
+
+class NotServing(ValueError):
+    """No server runs here, or it could not be started; the message holds its own last words."""
+
+
+class Server(Frozen):
+    """A running server, as remembered in `.serve/server.json`.
+
+    `scratch` is where it unpacks archives, `models` the SHA-256 of each archive that it serves, by name.
+    """
+
+    port: int
+    scratch: str
+    store: str
+    models: dict[str, str]
+
+    @property
+    def ports(self) -> Ports:
+        return Ports(self.port)
+
+    def processes(self) -> list[psutil.Process]:
+        """Java and its workers: whatever was started with this server's scratch folder in its command."""
+        found = psutil.process_iter(["cmdline"])
+        return [process for process in found if self.scratch in " ".join(process.info["cmdline"] or [])]
+
+    def remember(self, run_directory: Path) -> None:
+        with publish(run_directory / NAME) as draft:
+            draft.write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def recall(run_directory: Path) -> Server | None:
+    """The server that was started with this run directory and not stopped; it may have died since."""
+    path = run_directory / NAME
+    if not path.exists():
+        return None
+    try:
+        return Server.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise NotServing(
+            f"{path} is damaged, or another version of this project wrote it. If a server still runs, end its java "
+            f"process; then delete {path}."
+        ) from None
+
+
+def find(run_directory: Path) -> Server | None:
+    """The server that was started with this run directory, if any of its processes is alive."""
+    server = recall(run_directory)
+    return server if server and server.processes() else None
