@@ -8,11 +8,15 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.workspace import Workspace, free_port
 
 FOLDERS = ("unit", "integration", "served", "containers")
 SHOWN = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "numpy", "pillow")
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
