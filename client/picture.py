@@ -37,4 +37,5 @@ def _bars(axes: Axes, series: Sequence[tuple[str, str, float]], rows: list[Row])
         places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(rows))]
         axes.bar(places, middle, width * 0.9, yerr=errors, capsize=3, label=label)
     axes.set_xticks(range(len(rows)), [row["runtime"] for row in rows])
+    axes.margins(y=0.3)  # room for the legend
     axes.legend()

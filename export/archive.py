@@ -82,7 +82,10 @@ def pack(path: Path, files: dict[str, Path], *, contract: Contract, runtime: str
 
 
 def _archiver(path: Path, stage: Path, config: Path, version: str) -> None:
-    """TorchServe's own archiver, which copies what lies in `stage` to the archive's top."""
+    """TorchServe's own archiver, which copies what lies in `stage` to the archive's top.
+
+    It works in a folder for temporary files that has the model's name, which two exports at once must not share.
+    """
     options = {
         "--model-name": path.stem,
         "--version": version,
@@ -93,7 +96,13 @@ def _archiver(path: Path, stage: Path, config: Path, version: str) -> None:
     }
     program = "from model_archiver.model_packaging import generate_model_archive as run; run()"
     arguments = [str(part) for option in options.items() for part in option]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "TMPDIR": str(stage.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(f"torch-model-archiver failed: {_last_words(done)}")
 

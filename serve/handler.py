@@ -44,17 +44,17 @@ class Handler:
 
 
 def _request(row: dict[str, Any], context: Any, index: int) -> Request:
-    """A raw body arrives as `body`, a form's file as the form's field, what stands in the URL's query beside it.
+    """A raw body arrives as `body`, a form's file as the form's field.
 
     Content types of single fields lie among the request's headers, where a header of a field's name takes their place.
     """
     headers = context.get_all_request_header(index)
     plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-    field = "body" if "body" in row else next(iter(row), "body")
+    field, *others = row or ("body",)
     own = headers.get(field)
     return Request(
         body=bytes(row.get(field, b"")),
-        others=tuple(name for name in row if name != field),
+        others=tuple(others),
         content_type=own["content-type"] if isinstance(own, dict) else plain.get("content-type", ""),
         accept=plain.get("accept", ""),
         top_k=plain.get(TOP_K.lower(), ""),

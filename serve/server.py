@@ -129,14 +129,17 @@ def stop(server: Server, run_directory: Path) -> None:
 
 
 def _kill_all(server: Server) -> None:
-    """Until none is left: before it ends itself, Java starts a worker anew that was killed. Raises NotServing."""
-    deadline = time.monotonic() + STOP_SECONDS
-    while processes := server.processes():
-        if time.monotonic() > deadline:
+    """Until twice in a row none is left: Java may have started a worker anew just before. Raises NotServing."""
+    deadline, looks = time.monotonic() + STOP_SECONDS, 0
+    while looks < 2:
+        processes = server.processes()
+        looks = 0 if processes else looks + 1
+        if processes and time.monotonic() > deadline:
             raise NotServing(f"Process {processes[0].pid} of the server does not end, not even by SIGKILL.")
         for process in processes:
             _signal(process, signal.SIGKILL)
         psutil.wait_procs(processes, timeout=1)
+        time.sleep(0.1)
 
 
 def _signal(process: psutil.Process, number: int) -> None:

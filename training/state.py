@@ -106,7 +106,8 @@ def read_checkpoint(path: Path, job: Job) -> dict[str, Any]:
         checkpoint = torch.load(io.BytesIO(content), map_location=job.device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
         raise ValueError(f"The checkpoint {path} is damaged. Train anew, without --resume.") from None
-    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"settings", "state"}:
+    parts = checkpoint if isinstance(checkpoint, dict) else {}
+    if not all(isinstance(parts.get(name), dict) for name in ("settings", "state")):
         raise ValueError(f"{path} is not a checkpoint of a training. Train anew, without --resume.")
     for name, value in job.settings.items():
         before = checkpoint["settings"].get(name)

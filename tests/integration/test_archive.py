@@ -302,3 +302,18 @@ def test_archives_of_older_weights_leave_the_manifest_and_those_of_other_models_
     newer = entry.model_copy(update={"contract": "0" * 64})
     assert manifest.add(tmp_path, "digits-onnx", newer) == ["digits-aoti", "digits-eager", "digits-torchscript"]
     assert set(Manifest.read(tmp_path).archives) == {"digits-onnx", "photos-onnx"}
+
+
+def test_two_exports_at_once_do_not_meet_in_the_folder_for_temporary_files(
+    exported: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The archiver removes a folder of the model's name there."""
+    others = tmp_path / "temporary" / "digits-eager" / "handler.py"
+    others.parent.mkdir(parents=True)
+    others.touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    contract = Contract.read(exported.artifacts / "contract.json")
+    path = tmp_path / "digits-eager.mar"
+    archive.pack(path, {}, contract=contract, runtime="eager", version="1.0", device="cpu")
+    assert zipfile.is_zipfile(path)
+    assert others.exists()

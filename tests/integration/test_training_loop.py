@@ -177,6 +177,14 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path: Path, left: int) -> None:
         train(job(), tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("content", [{}, [], {"settings": {}}, {"settings": [], "state": {}}, torch.zeros(2)])
+def test_a_file_of_torchs_that_is_no_checkpoint_is_not_resumed(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of a training\. Train anew"):
+        train(job(), tmp_path, resume=True)
+
+
 def test_the_checkpoint_holds_plain_values_only(tmp_path: Path) -> None:
     train(job(), tmp_path)
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)

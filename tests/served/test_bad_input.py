@@ -71,7 +71,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "headers that are not ASCII": (header("Accept", b"\xff\xfe"), "Accept is 'ÿþ'. Ask for application/json or"),
     "a header with the body's name": ({"body": b"seven", "headers": {"body": "x"}}, "is not a PNG, JPEG or WebP image"),
     "a form's field with a header's name": ({"files": {"Host": b"seven"}}, "is not a PNG, JPEG or WebP image"),
-    "a query beside the body": ({"body": IMAGE, "params": {"size": "28"}}, "Beside the body came size. Send one body"),
     "Accept: text/html": (header("Accept", "text/html"), "Accept is 'text/html'. Ask for application/json or"),
     "two files in a form": ({"files": {"one": IMAGE, "two": IMAGE}}, "Beside the body came two. Send one body"),
     "an empty form": ({"files": {"one": ("", b"")}}, "The body is empty."),

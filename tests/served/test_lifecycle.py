@@ -317,13 +317,19 @@ def test_a_damaged_record_is_a_sentence_with_what_to_do(local: Local, text: str,
     assert done.stderr.endswith("then delete .serve/server.json.\n")
 
 
-def test_what_ends_only_by_force_and_what_is_started_anew_meanwhile_is_ended_too(local: Local) -> None:
-    """Each process here ignores SIGTERM, and one starts another when it is ended, as Java does with its workers."""
+def test_what_ends_only_by_force_and_what_is_started_anew_meanwhile_is_ended_too(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When one is killed the next is started, as Java does with its workers."""
+    monkeypatch.setattr(server, "STOP_SECONDS", 3)
     scratch = local.temporary / "torchserve-stubborn"
     scratch.mkdir()
-    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    worker = f"'{sys.executable}' -c '{program}' {scratch}"
-    keeper = subprocess.Popen(["bash", "-c", f"sleep 0.1; {worker}; {worker}; true"])
+    worker = f"'{sys.executable}' -c 'import time; time.sleep(60)' \"$SCRATCH\""
+    keeper = subprocess.Popen(
+        ["bash", "-c", f"{worker}; {worker}; true"],
+        env={**os.environ, "SCRATCH": str(scratch)},
+        stderr=subprocess.DEVNULL,
+    )
     stubborn = Server(port=local.workspace.port, scratch=str(scratch), store="model_store", models={})
     try:
         while not stubborn.processes():
