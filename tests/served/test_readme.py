@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workspace import ROOT, free_port
+from tests.workspace import ROOT, Workspace, free_port
 
 # These two are made of the others, and of this test.
 LEFT_OUT = ("make demo", "make test")
@@ -20,8 +20,11 @@ def commands() -> list[str]:
     return list(dict.fromkeys(line.removeprefix("$ ") for line in lines if line.startswith("$ ")))
 
 
-def checkout(folder: Path) -> None:
-    """Every file that git tracks or would track, and the installed packages."""
+def checkout(folder: Path, exported: Workspace) -> None:
+    """Every file that git tracks or would track, the installed packages, and what train and export made of them.
+
+    The session has run those two by the very commands of `make`, which finds nothing left to do.
+    """
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     for name in names:
@@ -29,6 +32,9 @@ def checkout(folder: Path) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / ".venv").symlink_to(ROOT / ".venv")
+    for made in ("artifacts", "model_store"):
+        shutil.copytree(exported.folder / made, folder / made)
+    (folder / "model_store/.exported").touch()
 
 
 def test_the_readme_shows_the_two_commands_first() -> None:
@@ -36,8 +42,8 @@ def test_the_readme_shows_the_two_commands_first() -> None:
 
 
 @pytest.mark.timeout(600)
-def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
-    checkout(tmp_path)
+def test_every_command_of_the_readme_runs(tmp_path: Path, exported: Workspace) -> None:
+    checkout(tmp_path, exported)
     assert (tmp_path / ".venv/.installed").exists(), "make setup comes before make test"
     environment = {**os.environ, "ENTERING_PORT": str(free_port())}
     try:
