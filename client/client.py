@@ -36,7 +36,6 @@ from client.tokens import TokenSource, is_local
 from serve.protocol import JSON, NPY, TOP_K
 from training.inputs import BadInput
 
-URL = MANAGEMENT_URL = None  # which is: as `client.addresses` finds them when the client is made
 CONNECTIONS = 32
 
 Outcome = Prediction | ClientError | BadInput | OSError
@@ -57,8 +56,8 @@ class Client:
 
     def __init__(
         self,
-        url: str | None = URL,
-        management_url: str | None = MANAGEMENT_URL,
+        url: str | None = None,
+        management_url: str | None = None,
         *,
         token: str | None = None,
         management_token: str | None = None,

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from client.asker import Asker
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
-from client.client import MANAGEMENT_URL, URL, Client
+from client.client import Client
 from client.environment import environment
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.payloads import payload
@@ -155,8 +155,8 @@ def compare(
     models: Annotated[list[str] | None, typer.Argument(help="Served models to compare; all by default.")] = None,
     artifacts: Artifacts = Path("artifacts"),
     store: Store = Path("model_store"),
-    url: Url = URL,
-    management_url: ManagementUrl = MANAGEMENT_URL,
+    url: Url = None,
+    management_url: ManagementUrl = None,
 ) -> None:
     """Measure every runtime, in process and served, beside its difference from eager. Takes a minute or two.
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from client.asker import Asker
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
-from client.client import MANAGEMENT_URL, URL, Client
+from client.client import Client
 from client.http_hops import HttpHops
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.tables import verdict_cells
@@ -95,8 +95,8 @@ def verify(
     http_only: Annotated[bool, typer.Option("--http", help="Only the hops over HTTP, which need no torch.")] = False,
     artifacts: Artifacts = Path("artifacts"),
     store: Store = Path("model_store"),
-    url: Url = URL,
-    management_url: ManagementUrl = MANAGEMENT_URL,
+    url: Url = None,
+    management_url: ManagementUrl = None,
 ) -> None:
     """Compare every hop with the eager model. Exit code 0: the same, 1: different, 2: could not be checked."""
     with no_crash_is_a_difference():

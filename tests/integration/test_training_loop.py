@@ -1,5 +1,9 @@
 """The loop, on a small model that it has never heard of: it trains anything that offers what `Model` lists."""
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from tests.workspace import ROOT
 from training.contract import Contract, ImageInput
 from training.loop import Trained, pick_device, train
 from training.models import Data, Model, Recipe, Split
@@ -214,11 +219,14 @@ def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
         pick_device("tpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_without_a_device_is_an_error_and_no_fallback() -> None:
-    assert pick_device("auto") == CPU
-    with pytest.raises(ValueError, match=r"finds no CUDA device\. .* --device cpu\."):
-        pick_device("cuda")
+    """In a process of its own, from which any CUDA device of this machine is hidden."""
+    code = "from training.loop import pick_device as pick; print(pick('auto'), flush=True); pick('cuda')"
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True, check=False)
+    assert done.stdout == "cpu\n"
+    assert re.search(r"ValueError: .*finds no CUDA device\. .* --device cpu\.", done.stderr)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
