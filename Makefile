@@ -15,12 +15,18 @@ EXPORTED := model_store/.exported
 
 TRAINING_SOURCES := $(wildcard training/*.py training/models/*.py)
 EXPORT_SOURCES := $(wildcard export/*.py export/*.toml export/runtimes/*.py)
-ARCHIVED_SOURCES := $(wildcard serve/__init__.py serve/handler.py serve/inprocess.py serve/predictor.py serve/protocol.py)
+ARCHIVED_SOURCES := $(wildcard serve/__init__.py serve/handler.py serve/inprocess.py serve/metrics.py serve/predictor.py serve/protocol.py)
 
-.PHONY: help setup demo train export serve predict verify compare stop test check lock clean
+# pyproject.toml's dependencies as exact versions and hashes, without the name of any index.
+LOCK := $(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-config \
+	--quiet pyproject.toml --custom-compile-command "make lock"
+# What the packages of the image name as needed and only compile with.
+BUILD_ONLY := setuptools triton wheel
+
+.PHONY: help setup demo train export serve predict verify compare stop test test-containers check lock clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(INSTALLED)  ## first, or let any other target do it: install the locked packages into .venv
 
@@ -49,8 +55,11 @@ compare: $(INSTALLED)  ## while it serves: measure the runtimes against each oth
 stop:  ## when done: stop the server
 	@if [ -e $(INSTALLED) ]; then $(PYTHON) -m serve down; fi
 
-test: $(INSTALLED)  ## before a commit: run every test
-	$(PYTHON) -m pytest
+test: $(INSTALLED)  ## before a commit: run every test that needs no Docker
+	$(PYTHON) -m pytest -m "not containers"
+
+test-containers: $(INSTALLED)  ## after a change of the image, of docker-compose.yml or of serve/: run the tests with Docker
+	$(PYTHON) -m pytest tests/containers
 
 check: $(INSTALLED)  ## before a commit: format, lint and types
 	$(PYTHON) -m ruff format --check
@@ -58,8 +67,8 @@ check: $(INSTALLED)  ## before a commit: format, lint and types
 	$(PYTHON) -m mypy
 
 lock: $(INSTALLED)  ## after a change of the dependencies in pyproject.toml: pin them anew
-	$(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-config \
-		--all-extras --quiet pyproject.toml --custom-compile-command "make lock" --output-file requirements.lock
+	$(LOCK) --all-extras --output-file requirements.lock
+	$(LOCK) --extra serve --constraint requirements.lock $(BUILD_ONLY:%=--no-emit-package %) --output-file serve/requirements.lock
 
 clean: stop  ## to start over: remove what was trained and exported; .venv and downloaded data stay
 	rm -rf artifacts model_store .serve build .hypothesis .mypy_cache .pytest_cache .ruff_cache

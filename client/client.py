@@ -165,6 +165,10 @@ class Client:
         """One version of a model (the default one where none is named), with what its handler says of itself."""
         return catalogue.versions(self._manage(model, {"customized": "true"}, model), model)[0]
 
+    def ping(self) -> None:
+        """Raises ClientError unless something answers for predictions, which says nothing about any model."""
+        self._connection.send(Ask("inference", "GET", f"{self.url}/ping"), self._retries)
+
     def wait_ready(self, model: str, timeout: float = 120.0) -> None:
         """Returns once all workers of all versions are READY, which ours are after answering their goldens.
 

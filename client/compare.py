@@ -17,8 +17,10 @@ from client.asker import Asker
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
 from client.client import Client
 from client.environment import environment
+from client.errors import Unreachable
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.payloads import payload
+from client.store_names import served_names
 from client.tables import Figures, Row, tables
 from client.timing import Target, Timing
 from client.tokens import is_local
@@ -80,13 +82,16 @@ class Contender:
     def _memory(self) -> list[float]:
         """Bytes of the model's workers, memory shared with other processes counted in part (PSS).
 
-        Empty for a server elsewhere, or where a worker has just gone.
+        Empty for a server elsewhere, for one that nobody can ask for its workers, or where a worker has just gone.
         """
         import psutil
 
         if not is_local(self.client.url):
             return []
-        versions = [one for one in self.client.versions(self.name) if one.version == self.archive.version]
+        try:
+            versions = [one for one in self.client.versions(self.name) if one.version == self.archive.version]
+        except Unreachable:
+            return []
         pids = [worker.pid for version in versions for worker in version.workers if worker.status == "READY"]
         try:
             sizes = [psutil.Process(pid).memory_full_info().pss for pid in pids]
@@ -172,13 +177,15 @@ def compare(
 
 def _compare(client: Client, names: list[str], artifacts: Path, store: Path) -> list[Row]:
     """All rows, also printed, and written model by model."""
-    screen, found = console(), []
-    archives = Manifest.read(store).choose(names or client.models())
+    screen, found, manifest = console(), [], Manifest.read(store)
+    served = served_names(client, manifest)
+    archives = manifest.choose(names or served)
     check(store, archives)
+    threads = threads_per_worker(len(served))
     for model in sorted({archive.model for archive in archives.values()}):
         chosen = {name: archive for name, archive in archives.items() if archive.model == model}
         folder = artifacts / model
-        rows = _measure(client, chosen, folder, store, screen)
+        rows = _measure(client, chosen, folder, store, threads, screen)
         _write(folder, rows)
         for table in tables(rows):
             screen.print(table)
@@ -197,10 +204,11 @@ def _write(folder: Path, rows: list[Row]) -> None:
         draw(rows, draft)
 
 
-def _measure(client: Client, archives: dict[str, Archive], folder: Path, store: Path, screen: Console) -> list[Row]:
+def _measure(
+    client: Client, archives: dict[str, Archive], folder: Path, store: Path, threads: int, screen: Console
+) -> list[Row]:
     """All contenders in turn, in each round the other way round, so that a machine's moods meet them all."""
     goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
-    threads = threads_per_worker(len(client.models()))
     contenders = [
         Contender(Asker(client, name, archive, goldens, contract), archive, store / archive.file, threads)
         for name, archive in archives.items()

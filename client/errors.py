@@ -17,8 +17,8 @@ import json
 import requests
 
 BUSY = 503  # the queue is full, or the model's workers are away
-LOST = 507  # the worker died with the request in hand; TorchServe at times says 500 and these words instead
-LOST_WORDS = "Worker died."
+LOST = 507  # the worker died with the request in hand; TorchServe at times says 500 and such words instead
+LOST_WORDS = ("Worker died.", "Worker scaled down.")  # said alike where it ends a worker in the middle of a batch
 
 
 class ClientError(Exception):
@@ -71,7 +71,7 @@ def from_response(response: requests.Response, model: str | None) -> ClientError
         return TokenRejected(words, model, status)
     if status == 404:
         return UnknownModel(words, model, status)
-    if status == LOST or (status == 500 and words == LOST_WORDS):
+    if status == LOST or (status == 500 and words in LOST_WORDS):
         return WorkerDied(words, model, status)
     return (Rejected if 400 <= status < 500 else ServerFailed)(words, model, status)
 

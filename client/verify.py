@@ -16,6 +16,7 @@ from client.cannot_check import CannotCheck, no_crash_is_a_difference
 from client.client import Client
 from client.http_hops import HttpHops
 from client.options import Artifacts, ManagementUrl, Store, Url, console
+from client.store_names import served_names
 from client.tables import verdict_cells
 from export.archive import Hop, archive_name, inprocess_hops
 from export.goldens import Goldens
@@ -58,12 +59,13 @@ class Verdict:
 class Verifier:
     """Where the three things to compare are: what training and export left, the archives, and the server.
 
-    `eager` remembers the hop that all runtimes of a model have in common.
+    `manifest` is the store's. `eager` remembers the hop that all runtimes of a model have in common.
     """
 
     client: Client
     artifacts: Path
     store: Path
+    manifest: Manifest
     eager: dict[str, Hop] = field(default_factory=dict)
 
     def verify(self, name: str, archive: Archive, http_only: bool) -> Verdict:
@@ -83,8 +85,8 @@ class Verifier:
 
     def _eager(self, model: str, goldens: Goldens) -> Hop:
         if model not in self.eager:
-            archive = self.store / f"{archive_name(model, 'eager')}.mar"
-            self.eager[model] = inprocess_hops(archive, goldens, "eager", THREADS)[1]
+            archive = self.manifest.archives[archive_name(model, "eager")]
+            self.eager[model] = inprocess_hops(self.store / archive.file, goldens, "eager", THREADS)[1]
         return self.eager[model]
 
 
@@ -116,9 +118,9 @@ def _verify(
             "The hops in process need torch. Install it, or check the others: python -m client verify --http"
         )
     with Client(url, management_url) as client:
-        archives = manifest.choose(names or client.models())
+        archives = manifest.choose(names or served_names(client, manifest))
         check(store, archives if http_only else archives | _eager_archives(manifest, archives))
-        verifier, verdicts = Verifier(client, artifacts, store), []
+        verifier, verdicts = Verifier(client, artifacts, store, manifest), []
         for name, archive in archives.items():
             with screen.status(f"Verifying {name}"):
                 verdicts.append(verifier.verify(name, archive, http_only))
@@ -140,7 +142,7 @@ def _eager_archives(manifest: Manifest, archives: dict[str, Archive]) -> dict[st
     for eager, name in needed.items():
         if eager not in manifest.archives:
             model = archives[name].model
-            raise CannotCheck(f"{name} needs {eager}.mar; export it: python -m export {model} --runtime eager")
+            raise CannotCheck(f"{name} needs {eager}; export it: python -m export {model} --runtime eager")
     return {eager: manifest.archives[eager] for eager in needed}
 
 

@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from export.archive import archive_name
+from export.on_torch import check_device
 from export.pipeline import export_runtime, goldens_of
 from export.runtime import runtime_module, runtime_names
 from export.trained import load_trained
@@ -24,6 +25,7 @@ def export(
         bool, typer.Option("--new-goldens", help="Ask the eager model for new goldens first.")
     ] = False,
     version: Annotated[str, typer.Option(help="The version that the archives are served as.")] = "1.0",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="The kind of device that serves them.")] = "cpu",
     artifacts: Annotated[Path, typer.Option(help="Where training writes.")] = Path("artifacts"),
     store: Annotated[Path, typer.Option(help="Where archives go.")] = Path("model_store"),
     data_dir: Annotated[Path, typer.Option(help="Where downloaded data lies.")] = Path("data"),
@@ -31,13 +33,14 @@ def export(
     """Export trained weights to every runtime, verify each against eager, and pack an archive of each."""
     console = Console()
     _check_version(version)
+    check_device(device)
     trained = load_trained(model, artifacts)
-    chosen = _runtimes(runtime, console)
+    chosen = _runtimes(runtime, device, console)
     names = [archive_name(model, name) for name in chosen]
     goldens = goldens_of(trained, new_goldens, data_dir)
     for name in chosen:
         with console.status(f"Exporting {model} to {name}"):
-            exported = export_runtime(trained, goldens, name, version, store)
+            exported = export_runtime(trained, goldens, name, version, store, device)
         verdict = exported.verdict
         console.print(
             f"{exported.name:20} {exported.seconds:5.1f} s {exported.bytes / 1e6:6.2f} MB   "
@@ -46,8 +49,10 @@ def export(
             highlight=False,
             soft_wrap=True,
         )
-        for outdated in sorted(set(exported.outdated) - set(names)):
-            console.print(f"[yellow]{outdated} of older weights is no longer served.[/]", soft_wrap=True)
+        for other, kept in exported.outdated.items():
+            if other not in names:
+                sentence = f"{other} {kept.version} is of older weights; it is kept for rollback."
+                console.print(f"[yellow]{sentence}[/]", highlight=False, soft_wrap=True)
 
 
 def _check_version(version: str) -> None:
@@ -55,9 +60,9 @@ def _check_version(version: str) -> None:
         raise ValueError(f"Version {version!r} is none. Give numbers with dots between them, such as 1.0 or 2.")
 
 
-def _runtimes(asked: list[str] | None, console: Console) -> list[str]:
+def _runtimes(asked: list[str] | None, device: str, console: Console) -> list[str]:
     """Those asked for, or all that this machine can export for; what is left out is said. Raises ValueError."""
-    missing = {name: runtime_module(name).missing() for name in asked or runtime_names()}
+    missing = {name: runtime_module(name).missing(device) for name in asked or runtime_names()}
     for name, reason in missing.items():
         if reason and asked:
             raise ValueError(f"Can't export for {name}: {reason}")

@@ -41,6 +41,7 @@ CODE = (
     "export/runtimes/__init__.py",
     "serve/__init__.py",
     "serve/inprocess.py",
+    "serve/metrics.py",
     "serve/predictor.py",
     "serve/protocol.py",
 )
@@ -54,9 +55,10 @@ batchSize: {max_batch}
 maxBatchDelay: 1
 responseTimeout: 60
 startupTimeout: 120
-deviceType: {device}
+deviceType: {device_type}
 runtime: {runtime}
 """
+DEVICE_TYPES = {"cpu": "cpu", "cuda": "gpu"}  # by kind of device, in TorchServe's words
 
 
 def archive_name(model: str, runtime: str) -> str:
@@ -64,35 +66,43 @@ def archive_name(model: str, runtime: str) -> str:
     return f"{model}-{runtime}"
 
 
-def pack(path: Path, files: dict[str, Path], *, contract: Contract, runtime: str, version: str, device: str) -> None:
-    """Writes an archive to `path`: its code, its configuration, and `files` by their names.
+def archive_file(name: str, version: str) -> str:
+    """The file of one version in a store, where all versions lie side by side."""
+    return f"{name}-{version}.mar"
 
-    Raises RuntimeError when the archiver fails.
+
+def pack(
+    path: Path, files: dict[str, Path], *, name: str, contract: Contract, runtime: str, version: str, device: str
+) -> None:
+    """Writes an archive to `path`: its code, its configuration for a kind of device, and `files` by their names.
+
+    It is served under `name`. Raises RuntimeError when the archiver fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch, "stage")
-        for name in (*CODE, f"training/models/{contract.model}.py", f"export/runtimes/{runtime}.py"):
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, stage / name)
-        for name, file in files.items():
-            shutil.copyfile(file, stage / name)
+        for code in (*CODE, f"training/models/{contract.model}.py", f"export/runtimes/{runtime}.py"):
+            (stage / code).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / code, stage / code)
+        for beside, file in files.items():
+            shutil.copyfile(file, stage / beside)
         config = Path(scratch, "model-config.yaml")
-        config.write_text(CONFIG.format(max_batch=contract.max_batch, device=device, runtime=runtime))
-        _archiver(path, stage, config, version)
+        device_type = DEVICE_TYPES[device]
+        config.write_text(CONFIG.format(max_batch=contract.max_batch, device_type=device_type, runtime=runtime))
+        shutil.move(_archived(name, stage, config, version), path)
 
 
-def _archiver(path: Path, stage: Path, config: Path, version: str) -> None:
-    """TorchServe's own archiver, which copies what lies in `stage` to the archive's top.
+def _archived(name: str, stage: Path, config: Path, version: str) -> Path:
+    """TorchServe's own archiver, which copies what lies in `stage` to the archive's top, and names the file `name`.mar.
 
     It works in a folder for temporary files that has the model's name, which two exports at once must not share.
     """
     options = {
-        "--model-name": path.stem,
+        "--model-name": name,
         "--version": version,
         "--handler": ROOT / "serve/handler.py",
         "--extra-files": stage,
         "--config-file": config,
-        "--export-path": path.parent,
+        "--export-path": stage.parent,
     }
     program = "from model_archiver.model_packaging import generate_model_archive as run; run()"
     arguments = [str(part) for option in options.items() for part in option]
@@ -105,6 +115,7 @@ def _archiver(path: Path, stage: Path, config: Path, version: str) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"torch-model-archiver failed: {_last_words(done)}")
+    return stage.with_name(f"{name}.mar")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from training.contract import Frozen
 from training.files import publish, sha256
@@ -40,9 +40,13 @@ class Archive(Frozen):
 
 
 class Manifest(Frozen):
-    """Archives by the name that they are served under."""
+    """Archives by the name that they are served under: the newest of each, and what was exported before it.
+
+    `earlier` holds other versions, newest first, and the archives of other weights than the newest export's.
+    """
 
     archives: dict[str, Archive]
+    earlier: dict[str, tuple[Archive, ...]] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, store: Path) -> "Manifest":
@@ -62,9 +66,29 @@ class Manifest(Frozen):
     def choose(self, names: list[str]) -> dict[str, Archive]:
         """The archives named, or all of them. Raises ValueError for a name that there isn't."""
         for name in names:
+            if name in self.earlier and name not in self.archives:
+                model = self.earlier[name][0].model
+                raise ValueError(
+                    f"{name} is in the store only with older weights. Export it again: python -m export {model}"
+                )
             if name not in self.archives:
                 raise ValueError(f"There is no model {name!r} in the store. It has: {', '.join(self.archives)}.")
         return {name: self.archives[name] for name in names or self.archives}
+
+    def versions(self, name: str) -> list[Archive]:
+        """Every archive of that name, the newest first; none for a name that there isn't."""
+        newest = [self.archives[name]] if name in self.archives else []
+        return [*newest, *self.earlier.get(name, ())]
+
+    def find(self, name: str, version: str) -> Archive:
+        """Raises ValueError for a name or a version that there isn't."""
+        known = {archive.version: archive for archive in self.versions(name)}
+        if not known:
+            names = sorted({*self.archives, *self.earlier})
+            raise ValueError(f"There is no model {name!r} in the store. It has: {', '.join(names)}.")
+        if version not in known:
+            raise ValueError(f"There is no version {version!r} of {name} in the store. It has: {', '.join(known)}.")
+        return known[version]
 
 
 def check(store: Path, archives: dict[str, Archive]) -> None:
@@ -81,17 +105,22 @@ def describe(path: Path) -> File:
     return File(sha256=sha256(path), bytes=path.stat().st_size)
 
 
-def add(store: Path, name: str, archive: Archive) -> list[str]:
-    """Puts one archive into the store's manifest, in the place of an earlier one of that name.
+def add(store: Path, name: str, archive: Archive) -> dict[str, Archive]:
+    """Puts one archive into the store's manifest as the newest of that name, in the place of one of its version.
 
-    Gives the names that it takes out: archives of the same model with other weights or another contract. Their files
-    stay.
+    Gives those, by their names, that were the newest and are no longer: archives of the same model with other weights
+    or another contract. They are kept as earlier ones, as the file of every version is.
     """
-    known = Manifest.read(store).archives if (store / NAME).exists() else {}
-    others = {other: entry for other, entry in known.items() if other != name}
-    stale = [other for other, entry in others.items() if _outdated(entry, archive)]
-    kept = {other: entry for other, entry in others.items() if other not in stale}
-    Manifest(archives=dict(sorted({**kept, name: archive}.items()))).write(store)
+    known = Manifest.read(store) if (store / NAME).exists() else Manifest(archives={})
+    others = {other: entry for other, entry in known.archives.items() if other != name}
+    stale = {other: entry for other, entry in others.items() if _outdated(entry, archive)}
+    newest = {other: entry for other, entry in others.items() if other not in stale} | {name: archive}
+    earlier = {
+        other: tuple(entry for entry in known.versions(other) if (other, entry.version) != (name, archive.version))
+        for other in {*stale, name}
+    }
+    kept = {other: entries for other, entries in (known.earlier | earlier).items() if entries}
+    Manifest(archives=dict(sorted(newest.items())), earlier=dict(sorted(kept.items()))).write(store)
     return stale
 
 

@@ -10,18 +10,27 @@ from training.inputs import Pixels
 
 
 def prepare(device: str, threads: int) -> bool:
-    """Sets this process up to compute float32 as float32, and says whether TF32 is on.
+    """Sets this process up to compute float32 as float32 on `threads` threads, and says whether TF32 is on.
 
-    Threads and TF32 are settings of the whole process; TF32 is on by default for convolutions on CUDA.
     Raises ValueError when the device isn't there.
     """
     torch.set_num_threads(threads)
-    if device == "cpu":
-        return False
-    if not torch.cuda.is_available():
+    check_device(device)
+    return forbid_tf32(device)
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError when the device isn't there."""
+    if device != "cpu" and not torch.cuda.is_available():
         raise ValueError(
             f"Device {device} was asked for, and torch finds no CUDA device. Ask for cpu, or mend the driver."
         )
+
+
+def forbid_tf32(device: str) -> bool:
+    """Whether TF32 is on all the same. It is a setting of the whole process, on by default for CUDA's convolutions."""
+    if device == "cpu":
+        return False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.goldens import Goldens
-from export.runtime import Logits
+from export.runtime import Logits, device_kind
 from training.inputs import Pixels
 
 TABLE = Path(__file__).with_name("tolerances.toml")
@@ -31,7 +31,7 @@ class Tolerance:
 
 def tolerance(runtime: str, precision: str, device: str) -> Tolerance:
     """The row of `tolerances.toml`. Raises ValueError when there is none: an unknown difference is not a small one."""
-    kind = device.partition(":")[0]
+    kind = device_kind(device)
     for row in tomllib.loads(TABLE.read_text())["tolerance"]:
         if (row["runtime"], row["precision"], row["device"]) == (runtime, precision, kind):
             return Tolerance(row["atol"], row["rtol"], row["worst"], row["reason"])

@@ -13,7 +13,7 @@ import torch
 from export import archive, manifest, parity
 from export.goldens import Goldens
 from export.requests import make_requests
-from export.runtime import Loaded, runtime_module
+from export.runtime import Loaded, device_kind, runtime_module
 from export.trained import Trained
 from training.files import publish
 from training.inputs import decode
@@ -21,19 +21,18 @@ from training.models import model_module
 from training.versions import versions
 
 PACKAGES = ("numpy", "pillow", "torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "torch-model-archiver")
-DEVICE = "cpu"
 THREADS = 1
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was published. `outdated` names the archives that are not served any more, being of other weights."""
+    """What was published. `outdated` are the archives that it leaves behind, being of other weights, by their names."""
 
     name: str
     seconds: float
     bytes: int
     verdict: parity.Comparison
-    outdated: list[str]
+    outdated: dict[str, manifest.Archive]
 
 
 def goldens_of(trained: Trained, renew: bool, data_directory: Path) -> Goldens:
@@ -78,10 +77,13 @@ def _answer(network: torch.nn.Module, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([network(torch.from_numpy(image[None])).numpy() for image in pixels])
 
 
-def export_runtime(trained: Trained, goldens: Goldens, runtime: str, version: str, store: Path) -> Exported:
-    """Writes the artifact beside the weights and the archive into `store`, both verified, then the manifest.
+def export_runtime(
+    trained: Trained, goldens: Goldens, runtime: str, version: str, store: Path, device: str = "cpu"
+) -> Exported:
+    """Writes the artifact beside the weights and the archive into `store`, both verified on a kind of device, and the
+    manifest last.
 
-    Raises ValueError when what was made does not answer as eager does; nothing is published then.
+    Raises ValueError when what was made does not answer as eager on the CPU does; nothing is published then.
     """
     start = time.perf_counter()
     artifact = trained.path.with_name(runtime_module(runtime).ARTIFACT)
@@ -89,22 +91,24 @@ def export_runtime(trained: Trained, goldens: Goldens, runtime: str, version: st
     with (
         tempfile.TemporaryDirectory() as scratch,
         publish(artifact) as artifact_draft,
-        publish(store / f"{name}.mar") as archive_draft,
+        publish(store / archive.archive_file(name, version)) as archive_draft,
     ):
-        runtime_module(runtime).export(trained, artifact_draft)
-        loaded, verdict = compare_artifact(artifact_draft, trained, goldens, runtime)
-        packed = Path(scratch, f"{name}.mar")
+        runtime_module(runtime).export(trained, artifact_draft, device)
+        loaded, verdict = compare_artifact(artifact_draft, trained, goldens, runtime, device)
+        packed = Path(scratch, archive.archive_file(name, version))
         beside = {file: trained.path.with_name(file) for file in ("contract.json", "goldens.npz")}
-        _pack(packed, trained, goldens, runtime, version, {artifact.name: artifact_draft, **beside})
+        _pack(packed, trained, goldens, runtime, version, device, {artifact.name: artifact_draft, **beside})
         entry = _entry(packed, trained, loaded, runtime, version, time.perf_counter() - start)
         shutil.copyfile(packed, archive_draft)
     outdated = manifest.add(store, name, entry)
     return Exported(name, entry.export_seconds, entry.bytes, verdict, outdated)
 
 
-def compare_artifact(path: Path, trained: Trained, goldens: Goldens, runtime: str) -> tuple[Loaded, parity.Comparison]:
+def compare_artifact(
+    path: Path, trained: Trained, goldens: Goldens, runtime: str, device: str
+) -> tuple[Loaded, parity.Comparison]:
     """Loads an artifact back and compares it with eager at every batch size. Raises ValueError when they differ."""
-    loaded = runtime_module(runtime).load(path, DEVICE, THREADS)
+    loaded = runtime_module(runtime).load(path, device, THREADS)
     if (loaded.contract, loaded.weights) != (trained.contract, trained.digest):
         raise ValueError(f"The {runtime} artifact doesn't carry the contract and weights that it was made from.")
     limit = parity.tolerance(runtime, loaded.precision, loaded.device)
@@ -119,10 +123,20 @@ def compare_artifact(path: Path, trained: Trained, goldens: Goldens, runtime: st
     return loaded, verdict
 
 
-def _pack(packed: Path, trained: Trained, goldens: Goldens, runtime: str, version: str, files: dict[str, Path]) -> None:
+def _pack(
+    packed: Path,
+    trained: Trained,
+    goldens: Goldens,
+    runtime: str,
+    version: str,
+    device: str,
+    files: dict[str, Path],
+) -> None:
     """Packs an archive and runs it. Raises ValueError when it can't be made, does not run, or differs from eager."""
+    contract = trained.contract
+    name = archive.archive_name(contract.model, runtime)
     try:
-        archive.pack(packed, files, contract=trained.contract, runtime=runtime, version=version, device=DEVICE)
+        archive.pack(packed, files, name=name, contract=contract, runtime=runtime, version=version, device=device)
         hops = archive.inprocess_hops(packed, goldens, runtime, THREADS)
     except RuntimeError as error:
         raise ValueError(f"{packed.name} was not published. {error}") from error
@@ -144,7 +158,7 @@ def _entry(
         model=trained.contract.model,
         runtime=runtime,
         version=version,
-        device=loaded.device,
+        device=device_kind(loaded.device),
         provider=loaded.provider,
         precision=loaded.precision,
         tf32=loaded.tf32,

@@ -52,14 +52,19 @@ class Runtime(Protocol):
 
     ARTIFACT: str
 
-    def missing(self) -> str | None:
-        """Why this machine can't export for this runtime, with what to do about it; None when it can."""
+    def missing(self, device: str, /) -> str | None:
+        """Why this machine can't export for this runtime on a kind of device, and what to do; None when it can."""
 
-    def export(self, trained: "Trained", path: Path) -> None:
-        """Writes the artifact to `path`, with the contract and the digest of the weights in it."""
+    def export(self, trained: "Trained", path: Path, device: str, /) -> None:
+        """Writes the artifact for a kind of device to `path`, with the contract and the weights' digest in it."""
 
     def load(self, path: Path, device: str, threads: int) -> Loaded:
         """Loads an artifact on `device` ("cpu", "cuda:0", …); on the CPU it runs on `threads` threads."""
+
+
+def device_kind(device: str) -> str:
+    """ "cuda:1" → "cuda"."""
+    return device.partition(":")[0]
 
 
 def runtime_names() -> list[str]:

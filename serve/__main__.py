@@ -1,23 +1,33 @@
-"""`python -m serve up | status | logs | down`."""
+"""`python -m serve up | run | status | promote | rollback | scale | forget | rotate | logs | down`."""
 
 import signal
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from serve import server
-from serve.health import check_health
-from serve.record import NotServing, Server, find, recall
+from serve import operate, server, supervisor
+from serve.access import KEY_FILE, Tokens
+from serve.gateway import let_in
+from serve.promotion import running
+from serve.record import recall
+from serve.versions import NAME as PROMOTED
 from training.commands import run
 
 RUN_DIRECTORY = Path(".serve")
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="A local TorchServe over the archives of a store.")
+
+class Device(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="TorchServe over the archives of a store.")
+for command in (operate.status, operate.promote, operate.rollback, operate.scale, operate.forget):
+    app.command()(command)
 
 
 @app.command()
@@ -37,22 +47,42 @@ def up(
     signal.signal(signal.SIGTERM, _terminated)
     console = Console()
     with console.status("Starting TorchServe"):
-        running = server.start(RUN_DIRECTORY, store, models or [], port)
-    for name in running.models:
+        served = server.start(RUN_DIRECTORY, store, models or [], port)
+    for name in served.models:
         console.print(f"{name} is ready at http://127.0.0.1:{port}/predictions/{name}", highlight=False, soft_wrap=True)
 
 
+@app.command(name="run")
+def run_service(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models to serve, such as digits-onnx; all by default.")
+    ] = None,
+    store: Annotated[Path, typer.Option(help="Where the archives are.")] = Path("model_store"),
+    state: Annotated[
+        Path, typer.Option(envvar="ENTERING_STATE", help="Where tokens and promoted versions are kept.")
+    ] = Path(".serve/state"),
+    device: Annotated[
+        Device, typer.Option(envvar="ENTERING_DEVICE", help="What the archives were exported for.")
+    ] = Device.cpu,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port for predictions, on every address.")] = 8080,
+    metrics_host: Annotated[
+        str, typer.Option(envvar="ENTERING_METRICS_HOST", help="Address for metrics, at port 9100.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serve in the foreground, behind the gateway, until SIGTERM: what a container runs."""
+    for folder in (RUN_DIRECTORY, state):
+        folder.mkdir(parents=True, exist_ok=True)
+    supervisor.Service(RUN_DIRECTORY, state, store, models or [], device, port, metrics_host).run()
+
+
 @app.command()
-def status() -> None:
-    """Show each model's workers, and whether it answers a golden right. Exit code 0 when all are ready, 1 when not."""
-    running = _running()
-    table = Table("model", "version", "workers", "ready", box=box.SIMPLE)
-    states = check_health(running, RUN_DIRECTORY)
-    for health in states:
-        workers = ", ".join(f"{worker['pid']} {worker['status']}" for worker in health.workers)
-        table.add_row(health.name, health.version, workers, "yes" if health.ready else f"no: {health.reason}")
-    Console().print(table)
-    raise typer.Exit(0 if all(health.ready for health in states) else 1)
+def rotate() -> None:
+    """Make a new token for the running service. The one before it stays valid until the next rotation."""
+    state = Path(running(RUN_DIRECTORY).state)
+    before = Tokens.keep(state)
+    after = before.rotated(state)
+    let_in(RUN_DIRECTORY, after, before.previous)
+    print(f"The new token is in {state / KEY_FILE}. The one before it is valid until the next rotation.")
 
 
 @app.command()
@@ -67,8 +97,9 @@ def logs(follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with
 
 @app.command()
 def down() -> None:
-    """Stop the server; no process of it is left."""
+    """Stop the server; no process of it is left. The next one starts with the newest versions."""
     known = recall(RUN_DIRECTORY)
+    (RUN_DIRECTORY / PROMOTED).unlink(missing_ok=True)
     if known is None:
         print("No server is running here.")
         return
@@ -80,13 +111,6 @@ def _terminated(number: int, _: FrameType | None) -> None:
     """So that a start which is ended stops what it has started."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + number)
-
-
-def _running() -> Server:
-    running = find(RUN_DIRECTORY)
-    if running is None:
-        raise NotServing("No server is running here. Start one: python -m serve up")
-    return running
 
 
 if __name__ == "__main__":

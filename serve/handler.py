@@ -1,10 +1,13 @@
 """The predictor as TorchServe calls it. TorchServe wants one class here, with these two methods and no base class."""
 
 import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from export.goldens import Goldens
+from serve.metrics import ARRIVAL, Metrics
 from serve.predictor import Predictor, Request
 from serve.protocol import TOP_K
 
@@ -14,6 +17,7 @@ class Handler:
         """Called once in each worker, before it is READY. What it raises keeps the worker from taking requests."""
         self.load(context)
         self.predictor.check(Goldens.read(Path(context.system_properties["model_dir"]) / "goldens.npz"))
+        self.metrics.started()
 
     def load(self, context: Any) -> None:
         """Ready to answer, right or wrong: the verifier wants to see how a wrong model answers."""
@@ -23,33 +27,43 @@ class Handler:
             raise RuntimeError(
                 f"The archive asks for deviceType {config['deviceType']}; this worker was given {device}."
             )
+        name, version = context.model_name, context.manifest["model"]["modelVersion"]
         self.predictor = Predictor.load(
             directory=Path(properties["model_dir"]),
             runtime=config["runtime"],
             device=device,
             threads=int(os.environ["OMP_NUM_THREADS"]),
-            name=context.model_name,
-            version=context.manifest["model"]["modelVersion"],
+            name=name,
+            version=version,
         )
+        self.metrics = Metrics(name, version, self.predictor.contract.labels)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Exactly one answer for each of `data`; TorchServe fails the whole batch otherwise."""
-        answers = self.predictor.answer([_request(row, context, index) for index, row in enumerate(data)])
+        start, clock = time.time(), time.perf_counter()
+        headers = [context.get_all_request_header(index) for index in range(len(data))]
+        plain = [_plain(each) for each in headers]
+        answers = self.predictor.answer([_request(*parts) for parts in zip(data, headers, plain, strict=True)])
         for index, answer in enumerate(answers):
             context.set_response_status(answer.status, "" if answer.status == 200 else "refused", index)
             context.set_response_content_type(index, answer.content_type)
             for name, value in answer.headers.items():
                 context.set_response_header(index, name, value)
+        arrivals = [each.get(ARRIVAL.lower(), "") for each in plain]
+        self.metrics.answered(arrivals, answers, start, time.perf_counter() - clock)
         return [answer.body for answer in answers]
 
 
-def _request(row: dict[str, Any], context: Any, index: int) -> Request:
+def _plain(headers: Mapping[str, Any]) -> dict[str, str]:
+    """The request's own headers, by their names in lower case; not those of a form's single fields."""
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _request(row: Mapping[str, Any], headers: Mapping[str, Any], plain: Mapping[str, str]) -> Request:
     """A raw body arrives as `body`, a form's file as the form's field.
 
     Content types of single fields lie among the request's headers, where a header of a field's name takes their place.
     """
-    headers = context.get_all_request_header(index)
-    plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     field, *others = row or ("body",)
     own = headers.get(field)
     return Request(

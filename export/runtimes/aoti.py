@@ -1,5 +1,6 @@
 """AOTInductor: the network captured by `torch.export` and compiled to machine code, a `.pt2` package."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from export.on_torch import prepare, runner
-from export.runtime import CONTRACT, WEIGHTS, Loaded
+from export.on_torch import forbid_tf32, prepare, runner
+from export.runtime import CONTRACT, WEIGHTS, Loaded, device_kind
 from training.contract import Contract
 
 if TYPE_CHECKING:
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
 ARTIFACT = "model.pt2"
 
 
-def missing() -> str | None:
+def missing(device: str) -> str | None:
+    return _missing_compiler() or (_missing_toolkit() if device == "cuda" else None)
+
+
+def _missing_toolkit() -> str | None:
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME:
+        return None
+    return "AOTInductor compiles with CUDA's headers, and there is no CUDA toolkit here. Set CUDA_HOME to one."
+
+
+def _missing_compiler() -> str | None:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler):
         return None
@@ -27,10 +40,12 @@ def missing() -> str | None:
     return f"{reason} Install a C++ compiler (Debian: apt-get install g++)."
 
 
-def export(trained: "Trained", path: Path) -> None:
-    """The machine code is for the kind of processor that it is compiled on."""
+def export(trained: "Trained", path: Path, device: str) -> None:
+    """The machine code is for the kind of processor or GPU that it is compiled on, with TF32 or without."""
+    forbid_tf32(device)
+    network = copy.deepcopy(trained.network).to(device)
     batch = torch.export.Dim("batch", min=1, max=trained.contract.max_batch)
-    program = torch.export.export(trained.network, (trained.example,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(network, (trained.example.to(device),), dynamic_shapes=({0: batch},))
     torch._inductor.aoti_compile_and_package(
         program, package_path=str(path), inductor_configs={"aot_inductor.metadata": trained.metadata}
     )
@@ -42,7 +57,7 @@ def load(path: Path, device: str, threads: int) -> Loaded:
     package = torch._inductor.aoti_load_package(str(path))
     metadata = package.get_metadata()
     compiled_for = metadata["AOTI_DEVICE_KEY"]
-    if compiled_for != device.partition(":")[0]:
+    if compiled_for != device_kind(device):
         raise ValueError(f"{path.name} was compiled for {compiled_for} and can't run on {device}. Export it there.")
     return Loaded(
         run=runner(package, device),

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 ARTIFACT = "model.safetensors"
 
 
-def missing() -> str | None:
+def missing(_: str) -> str | None:
     return None
 
 
-def export(trained: "Trained", path: Path) -> None:
+def export(trained: "Trained", path: Path, _: str) -> None:
     """The weights file as training wrote it, byte for byte; it carries the contract already."""
     shutil.copyfile(trained.path, path)
 

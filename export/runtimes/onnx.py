@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 ARTIFACT = "model.onnx"
 
 
-def missing() -> str | None:
+def missing(_: str) -> str | None:
     return None
 
 
-def export(trained: "Trained", path: Path) -> None:
+def export(trained: "Trained", path: Path, _: str) -> None:
     """Weights are kept inside the file, which the format allows up to 2 GB."""
     import torch
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 ARTIFACT = "model.pt"
 
 
-def missing() -> str | None:
+def missing(_: str) -> str | None:
     return None
 
 
-def export(trained: "Trained", path: Path) -> None:
+def export(trained: "Trained", path: Path, _: str) -> None:
     """The tracer bakes into each convolution whether it may use TF32 on CUDA; torch's default is yes."""
     with _deprecated(), _strict_tracer(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         graph = torch.jit.freeze(torch.jit.trace(trained.network, trained.example))  # type: ignore[no-untyped-call]

@@ -30,7 +30,7 @@ per_runtime = pytest.mark.parametrize("runtime", runtime_names())
 
 
 def mar(workspace: Workspace, runtime: str) -> Path:
-    return workspace.store / f"digits-{runtime}.mar"
+    return workspace.store / f"digits-{runtime}-1.0.mar"
 
 
 @per_runtime
@@ -49,7 +49,7 @@ def test_the_manifest_describes_the_archive_and_every_file_in_it(exported: Works
 
 def test_the_manifest_has_one_entry_for_each_archive_of_the_store_and_no_more(exported: Workspace) -> None:
     files = {entry.file for entry in Manifest.read(exported.store).archives.values()}
-    assert files == {f"digits-{runtime}.mar" for runtime in runtime_names()}
+    assert files == {f"digits-{runtime}-1.0.mar" for runtime in runtime_names()}
     assert {path.name for path in exported.store.iterdir()} == files | {manifest.NAME}
 
 
@@ -192,7 +192,7 @@ def refused(exported: Workspace, tmp_path: Path) -> str:
     trained = load_trained("digits", workspace.folder / "artifacts")
     goldens = Goldens.read(workspace.artifacts / "goldens.npz")
     before = snapshot(workspace.folder)
-    with pytest.raises(ValueError, match=r"digits-eager\.mar") as error:
+    with pytest.raises(ValueError, match=r"digits-eager-2\.0\.mar") as error:
         export_runtime(trained, goldens, "eager", "2.0", workspace.store)
     assert snapshot(workspace.folder) == before
     return str(error.value)
@@ -203,8 +203,8 @@ def test_an_archive_whose_handler_cannot_be_imported_is_refused(
 ) -> None:
     handler = source / "serve/handler.py"
     handler.write_text("from nowhere import nothing\n" + handler.read_text())
-    sentence = "digits-eager.mar does not run: ModuleNotFoundError: No module named 'nowhere'"
-    assert refused(exported, tmp_path) == f"digits-eager.mar was not published. {sentence}"
+    sentence = "digits-eager-2.0.mar does not run: ModuleNotFoundError: No module named 'nowhere'"
+    assert refused(exported, tmp_path) == f"digits-eager-2.0.mar was not published. {sentence}"
 
 
 def test_an_archive_whose_code_misses_a_module_is_refused(
@@ -224,7 +224,7 @@ def test_an_archive_whose_handler_answers_otherwise_is_refused_with_the_hop(
     assert line in text
     predictor.write_text(text.replace(line, line + "        rows = rows[::-1] if len(rows) == 3 else rows\n"))
     sentence = refused(exported, tmp_path)
-    assert sentence.startswith("digits-eager.mar differs from eager at handler, so it was not published.")
+    assert sentence.startswith("digits-eager-2.0.mar differs from eager at handler, so it was not published.")
     assert "differ, worst" in sentence
 
 
@@ -236,7 +236,7 @@ def test_an_archive_whose_decoding_differs_is_refused_with_the_hop(
     assert "Resampling.BILINEAR" in text
     inputs.write_text(text.replace("Resampling.BILINEAR", "Resampling.BICUBIC"))
     assert refused(exported, tmp_path).startswith(
-        "digits-eager.mar differs from eager at decode, so it was not published."
+        "digits-eager-2.0.mar differs from eager at decode, so it was not published."
     )
 
 
@@ -278,7 +278,7 @@ def test_an_archive_that_does_not_come_to_an_end_is_an_error(
     exported: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "INPROCESS_SECONDS", 0.01)
-    with pytest.raises(RuntimeError, match=r"digits-onnx\.mar did not come to an end within 0\.01 s\."):
+    with pytest.raises(RuntimeError, match=r"digits-onnx-1\.0\.mar did not come to an end within 0\.01 s\."):
         archive.run_inprocess("answers", mar(exported, "onnx"), 1)
 
 
@@ -290,20 +290,6 @@ def test_a_file_that_is_no_archive_is_an_error_with_its_name(exported: Workspace
         archive.run_inprocess("answers", path, 1)
 
 
-def test_archives_of_older_weights_leave_the_manifest_and_those_of_other_models_stay(
-    exported: Workspace, tmp_path: Path
-) -> None:
-    shutil.copy(exported.store / manifest.NAME, tmp_path)
-    entry = Manifest.read(tmp_path).archives["digits-onnx"]
-    assert (
-        manifest.add(tmp_path, "photos-onnx", entry.model_copy(update={"model": "photos", "weights": "0" * 64})) == []
-    )
-    assert manifest.add(tmp_path, "digits-onnx", entry) == []
-    newer = entry.model_copy(update={"contract": "0" * 64})
-    assert manifest.add(tmp_path, "digits-onnx", newer) == ["digits-aoti", "digits-eager", "digits-torchscript"]
-    assert set(Manifest.read(tmp_path).archives) == {"digits-onnx", "photos-onnx"}
-
-
 def test_two_exports_at_once_do_not_meet_in_the_folder_for_temporary_files(
     exported: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,7 +299,7 @@ def test_two_exports_at_once_do_not_meet_in_the_folder_for_temporary_files(
     others.touch()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     contract = Contract.read(exported.artifacts / "contract.json")
-    path = tmp_path / "digits-eager.mar"
-    archive.pack(path, {}, contract=contract, runtime="eager", version="1.0", device="cpu")
+    path = tmp_path / "digits-eager-1.0.mar"
+    archive.pack(path, {}, name="digits-eager", contract=contract, runtime="eager", version="1.0", device="cpu")
     assert zipfile.is_zipfile(path)
     assert others.exists()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,13 +23,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from export import manifest, parity
+from export import archive, manifest, parity
 from export.__main__ import app
 from export.goldens import Goldens
 from export.manifest import Manifest
 from export.pipeline import export_runtime
 from export.runtime import Loaded, runtime_module, runtime_names
-from export.runtimes import torchscript
+from export.runtimes import aoti, torchscript
 from export.trained import Trained, load_trained
 from tests.snapshot import snapshot
 from tests.workspace import READ_ONLY, ROOT, Workspace, no_room_above
@@ -205,13 +206,25 @@ def test_one_runtime_is_exported_and_the_others_are_left_alone(workspace: Worksp
     assert done.code == 0, done.error
     after = snapshot(workspace.folder)
     changed = {path.relative_to(workspace.folder).as_posix() for path in after if after[path] != before.get(path)}
-    assert changed == {"model_store/digits-eager.mar", "model_store/manifest.json"}
-    assert after.keys() == before.keys()
+    assert changed == {"model_store/digits-eager-2.0.mar", "model_store/manifest.json"}
+    assert after.keys() - before.keys() == {workspace.store / "digits-eager-2.0.mar"}
     archives = Manifest.read(workspace.store).archives
     assert {name: entry.version for name, entry in archives.items()} == {
         f"digits-{runtime}": "2.0" if runtime == "eager" else "1.0" for runtime in runtime_names()
     }
     manifest.check(workspace.store, archives)
+    assert [entry.version for entry in Manifest.read(workspace.store).versions("digits-eager")] == ["2.0", "1.0"]
+
+
+def test_the_same_version_again_takes_the_place_of_its_file_and_entry(workspace: Workspace, export: Export) -> None:
+    (before,) = Manifest.read(workspace.store).versions("digits-eager")
+    names = {path.name for path in workspace.store.iterdir()}
+    assert export("digits", "--runtime", "eager").code == 0
+    (after,) = Manifest.read(workspace.store).versions("digits-eager")
+    assert (after.file, after.version) == (before.file, before.version)
+    assert after.sha256 != before.sha256  # the archiver writes the time into it
+    manifest.check(workspace.store, {"digits-eager": after})
+    assert {path.name for path in workspace.store.iterdir()} == names
 
 
 def test_what_was_compared_is_said(workspace: Workspace, export: Export) -> None:
@@ -249,7 +262,9 @@ def test_a_model_that_was_meant_to_change_is_exported_with_new_goldens(workspace
     assert new.weights == sha256(workspace.artifacts / "weights.safetensors") != old.weights
     assert new.requests == old.requests
     assert not np.array_equal(new.logits, old.logits)
-    assert list(Manifest.read(workspace.store).archives) == ["digits-eager"]
+    known = Manifest.read(workspace.store)
+    assert list(known.archives) == ["digits-eager"]
+    assert set(known.earlier) == {f"digits-{runtime}" for runtime in runtime_names() if runtime != "eager"}
 
 
 @pytest.mark.parametrize("version", ["", "v1", "1.", "1..0", " 1", "1/0", "١"])
@@ -329,7 +344,7 @@ class Branching(nn.Module):
 def test_what_a_trace_would_bake_in_is_an_error_and_no_artifact(exported: Workspace, tmp_path: Path) -> None:
     branching = replace(trained_in(exported), network=Branching().eval())
     with pytest.raises(ValueError, match=r"can't be traced as it is\. Converting a tensor to a Python boolean"):
-        torchscript.export(branching, tmp_path / "model.pt")
+        torchscript.export(branching, tmp_path / "model.pt", "cpu")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -337,7 +352,7 @@ def exporting_with(runtime: str, monkeypatch: pytest.MonkeyPatch, change: Callab
     """Makes a runtime export something else than it was given."""
     module = runtime_module(runtime)
     real = module.export
-    monkeypatch.setattr(module, "export", lambda trained, path: real(change(trained), path))
+    monkeypatch.setattr(module, "export", lambda trained, path, device: real(change(trained), path, device))
 
 
 @pytest.mark.parametrize("runtime", ["torchscript", "onnx"])
@@ -379,6 +394,101 @@ def test_an_eager_artifact_of_other_weights_is_refused(
     assert "doesn't carry the contract and weights" in refused("digits", "--runtime", "eager")
 
 
+# On a GPU, as far as it can be told without one.
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_an_export_for_a_gpu_that_is_not_there_is_refused_before_anything_is_written(
+    workspace: Workspace, refused: Callable[..., str]
+) -> None:
+    (workspace.artifacts / "goldens.npz").unlink()
+    sentence = "Device cuda was asked for, and torch finds no CUDA device. Ask for cpu, or mend the driver."
+    assert refused("digits", "--device", "cuda") == f"error: {sentence}\n"
+
+
+def test_a_device_that_is_none_is_refused(workspace: Workspace, export: Export) -> None:
+    before = snapshot(workspace.folder)
+    done = export("digits", "--device", "cuda:0")
+    assert done.code == 2
+    assert "'cuda:0' is not one of 'cpu', 'cuda'" in " ".join(done.error.replace("│", " ").split())
+    assert snapshot(workspace.folder) == before
+
+
+def test_an_export_is_loaded_packed_and_described_for_the_device_that_was_asked_for(
+    workspace: Workspace, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU that passes for a GPU: what computes is real, and only its name is not."""
+    module, asked = runtime_module("eager"), []
+    real = module.load
+
+    def load_anywhere(path: Path, device: str, threads: int) -> Loaded:
+        asked.append(device)
+        return replace(real(path, "cpu", threads), device=f"{device}:1")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module, "load", load_anywhere)
+    monkeypatch.setattr(archive, "inprocess_hops", lambda *_: [])
+    before = goldens_in(workspace)
+    done = export("digits", "--runtime", "eager", "--device", "cuda", "--version", "2.0", "--new-goldens")
+    assert done.code == 0, done.error
+    assert asked == ["cuda"]
+    entry = Manifest.read(workspace.store).archives["digits-eager"]
+    assert entry.device == "cuda"
+    with archive.unpacked(workspace.store / entry.file) as directory:
+        assert "deviceType: gpu\n" in (directory / "model-config.yaml").read_text()
+    assert np.array_equal(goldens_in(workspace).logits, before.logits)  # eager's on the CPU, as ever
+
+
+def test_machine_code_is_compiled_for_the_device_and_the_network_stays_where_it_is(
+    exported: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`meta` passes for a GPU: torch keeps it as strictly apart from the CPU, and needs none."""
+    compiled: list[torch.export.ExportedProgram] = []
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", lambda program, **_: compiled.append(program))
+    trained = trained_in(exported)
+    aoti.export(trained, tmp_path / "model.pt2", "meta")
+    (program,) = compiled
+    assert {value.device.type for value in program.state_dict.values()} == {"meta"}
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    assert {value.device.type for value in values if isinstance(value, Tensor)} == {"meta"}
+    assert {value.device.type for value in trained.network.state_dict().values()} == {"cpu"}
+
+
+def device_constants(graph: Any) -> list[str]:
+    nodes = [node for node in graph.findAllNodes("prim::Constant") if str(node.output().type()) == "Device"]
+    return [node.s("value") for node in nodes]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
+def test_a_trace_on_the_cpu_bakes_no_device_in(exported: Workspace, tmp_path: Path) -> None:
+    class Baked(nn.Module):
+        """Makes a tensor of its own, on the device where it is traced."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)[:, :10].float() + torch.zeros(images.shape[0], 10)
+
+    trained = trained_in(exported)
+    for network, found in ((trained.network, []), (Baked().eval(), ["cpu"])):
+        torchscript.export(replace(trained, network=network), tmp_path / "model.pt", "cuda")
+        graph = torch.jit.load(tmp_path / "model.pt")  # type: ignore[no-untyped-call]
+        assert device_constants(graph.inlined_graph) == found
+
+
+def test_machine_code_for_a_gpu_needs_a_cuda_toolkit_and_for_a_cpu_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils import cpp_extension
+
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    assert "there is no CUDA toolkit here. Set CUDA_HOME to one." in str(aoti.missing("cuda"))
+    assert aoti.missing("cpu") is None
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", "/usr/local/cuda")
+    assert aoti.missing("cuda") is None
+
+
 @pytest.fixture
 def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
@@ -401,20 +511,22 @@ def test_without_a_compiler_the_others_are_exported_and_what_is_left_out_is_said
     assert "Left out: aoti. AOTInductor compiles C++, and there is no g++ here." in done.out
     versions = {entry.runtime: entry.version for entry in Manifest.read(workspace.store).archives.values()}
     assert versions == {"eager": "2.0", "onnx": "2.0", "torchscript": "2.0", "aoti": "1.0"}
-    assert "no longer served" not in done.out
+    assert "older weights" not in done.out
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_without_a_compiler_an_aoti_of_older_weights_is_served_no_longer(workspace: Workspace, export: Export) -> None:
+def test_without_a_compiler_an_aoti_of_older_weights_is_kept_as_an_earlier_one(
+    workspace: Workspace, export: Export
+) -> None:
     change_one_weight(workspace, metrics_too=True)
     done = export("digits", "--new-goldens")
     assert done.code == 0, done.error
-    said = [line for line in done.out.splitlines() if "served" in line]
-    assert said == ["digits-aoti of older weights is no longer served."]
+    said = [line for line in done.out.splitlines() if "older weights" in line]
+    assert said == ["digits-aoti 1.0 is of older weights; it is kept for rollback."]
     archives = Manifest.read(workspace.store).archives
     assert set(archives) == {f"digits-{runtime}" for runtime in QUICK}
     assert {entry.weights for entry in archives.values()} == {trained_in(workspace).digest}
-    assert (workspace.store / "digits-aoti.mar").exists()
+    manifest.check(workspace.store, {"digits-aoti": Manifest.read(workspace.store).find("digits-aoti", "1.0")})
 
 
 def test_a_compiler_that_is_not_there_is_refused_by_its_own_name(
@@ -465,6 +577,7 @@ def test_an_archive_that_was_cut_off_from_its_manifest_is_not_served_and_the_nex
 ) -> None:
     """The moment between the two renames, when a power cut leaves a new archive and an old manifest."""
     trained, goldens = trained_in(workspace), goldens_in(workspace)
+    served = Manifest.read(workspace.store).archives
 
     def cut(*_: object) -> None:
         raise PowerCut
@@ -472,10 +585,13 @@ def test_an_archive_that_was_cut_off_from_its_manifest_is_not_served_and_the_nex
     monkeypatch.setattr(manifest, "add", cut)
     with pytest.raises(PowerCut):
         export_runtime(trained, goldens, "eager", "2.0", workspace.store)
+    manifest.check(workspace.store, served)  # what another version lies beside is served on
+    with pytest.raises(PowerCut):
+        export_runtime(trained, goldens, "eager", "1.0", workspace.store)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"digits-eager\.mar is not the file that was exported and verified"):
-        manifest.check(workspace.store, Manifest.read(workspace.store).archives)
-    export_runtime(trained, goldens, "eager", "2.0", workspace.store)
+    with pytest.raises(ValueError, match=r"digits-eager-1\.0\.mar is not the file that was exported and verified"):
+        manifest.check(workspace.store, served)
+    export_runtime(trained, goldens, "eager", "1.0", workspace.store)
     manifest.check(workspace.store, Manifest.read(workspace.store).archives)
 
 

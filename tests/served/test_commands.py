@@ -271,11 +271,11 @@ class Comparer:
         archives = Manifest.read(self.store).archives
         Manifest(archives={**archives, "digits-onnx": change(archives["digits-onnx"])}).write(self.store)
 
-    def run(self, code: int) -> tuple[str, str]:
+    def run(self, code: int, *options: str) -> tuple[str, str]:
         places = ("--artifacts", str(self.artifacts), "--store", str(self.store))
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.served.folder)
-            patch.setattr(sys, "argv", ["client", "compare", "digits-onnx", *places, *self.served.urls])
+            patch.setattr(sys, "argv", ["client", "compare", "digits-onnx", *places, *self.served.urls, *options])
             patch.setattr(compare, "ROUNDS", 1)
             patch.setattr(compare, "REQUESTS", 10)
             with pytest.raises(SystemExit) as ended:
@@ -316,7 +316,7 @@ def test_compare_refuses_a_server_of_another_artifact(comparer: Comparer) -> Non
 
 def test_compare_refuses_goldens_of_other_weights(comparer: Comparer) -> None:
     comparer.change_goldens(lambda goldens: replace(goldens, weights="0" * 64))
-    assert "digits-onnx.mar has other weights than the goldens. Export again" in comparer.run(code=2)[1]
+    assert "digits-onnx-1.0.mar has other weights than the goldens. Export again" in comparer.run(code=2)[1]
 
 
 def test_compare_goes_on_without_the_memory_of_a_worker_that_has_gone(
@@ -328,6 +328,13 @@ def test_compare_goes_on_without_the_memory_of_a_worker_that_has_gone(
     monkeypatch.setattr(psutil.Process, "memory_full_info", gone)
     comparer.run(code=0)
     assert comparer.row["worker_memory_bytes"] is None
+
+
+def test_compare_goes_on_without_the_memory_of_workers_that_nobody_can_ask_for(comparer: Comparer) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    _, err = comparer.run(0, "--management-url", nowhere)
+    assert comparer.row["worker_memory_bytes"] is None
+    assert err.startswith(f"Nothing answers at {nowhere} to say which models are served")
 
 
 def test_compare_leaves_out_the_memory_of_a_server_elsewhere(

@@ -30,7 +30,7 @@ from tests.snapshot import snapshot
 from tests.workspace import READ_ONLY, ROOT, Workspace, no_room_above
 
 MODEL = "digits-onnx"
-NAME = f"{MODEL}.mar"
+NAME = f"{MODEL}-1.0.mar"
 
 
 class Local:
@@ -140,7 +140,7 @@ def listening(local: Local) -> dict[int, str]:
 def test_a_server_that_is_up_is_ready_with_status_0(running: Local) -> None:
     done = running.status()
     assert done.returncode == 0, done.stdout
-    assert re.search(rf"{MODEL} +1\.0 +\d+ READY +yes", done.stdout)
+    assert re.search(rf"{MODEL} +1\.0 +yes +\d+ READY +yes", done.stdout)
 
 
 def test_every_port_listens_on_loopback_and_there_are_no_others(running: Local) -> None:
@@ -295,14 +295,23 @@ def test_what_a_dead_server_left_is_removed_when_no_process_of_it_lives(local: L
     scratch.mkdir()
     local.run_directory.mkdir(exist_ok=True)
     (local.run_directory / "key_file.json").write_text("{}")
-    dead = Server(port=local.workspace.port, scratch=str(scratch), store="model_store", models={MODEL: "0" * 64})
+    (local.run_directory / "promoted.json").write_text("{}")
+    dead = Server(
+        port=local.workspace.port,
+        scratch=str(scratch),
+        store="model_store",
+        state=str(local.run_directory.resolve()),
+        models={MODEL: {"1.0": "0" * 64}},
+    )
     dead.remember(local.run_directory)
     assert local.status().returncode == 2
     local.down()
     local.assert_gone()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "x", '{"port": 1, "scratch": "/", "store": "model_store", "models": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "x", '{"port": 1, "scratch": "/", "store": "model_store", "state": ".serve", "models": []}']
+)
 @pytest.mark.parametrize("command", ["up", "status", "down"])
 def test_a_damaged_record_is_a_sentence_with_what_to_do(local: Local, text: str, command: str) -> None:
     path = local.run_directory / "server.json"
@@ -330,7 +339,7 @@ def test_what_ends_only_by_force_and_what_is_started_anew_meanwhile_is_ended_too
         env={**os.environ, "SCRATCH": str(scratch)},
         stderr=subprocess.DEVNULL,
     )
-    stubborn = Server(port=local.workspace.port, scratch=str(scratch), store="model_store", models={})
+    stubborn = Server(port=local.workspace.port, scratch=str(scratch), store="model_store", state=".serve", models={})
     try:
         while not stubborn.processes():
             time.sleep(0.01)

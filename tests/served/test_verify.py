@@ -102,7 +102,7 @@ class Verifier:
 
     def change_archive(self, name: str, file: str, old: str, new: str) -> None:
         """Puts other code into an archive, and the archive into the manifest as if it had been exported so."""
-        path = self.store / f"{name}.mar"
+        path = self.store / f"{name}-1.0.mar"
         with zipfile.ZipFile(path) as archive:
             files = {entry: archive.read(entry) for entry in archive.namelist()}
         assert old in files[file].decode()
@@ -115,7 +115,7 @@ class Verifier:
     def accept(self, name: str) -> None:
         """Writes the archive as it is now into the manifest."""
         manifest = Manifest.read(self.store)
-        changed = manifest.archives[name].model_copy(update=describe(self.store / f"{name}.mar").model_dump())
+        changed = manifest.archives[name].model_copy(update=describe(self.store / f"{name}-1.0.mar").model_dump())
         Manifest(archives={**manifest.archives, name: changed}).write(self.store)
 
     def remove_from_manifest(self, name: str) -> None:
@@ -160,6 +160,16 @@ def test_other_pixels_are_found_at_decode(verifier: Verifier) -> None:
     assert "differs from eager, first at decode" in found.out
 
 
+def test_a_server_that_nobody_can_manage_is_verified_with_all_that_the_store_has(verifier: Verifier) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    found = verifier.run("--http", "--management-url", nowhere, code=0)
+    assert found.report
+    assert {model["model"] for model in found.report["models"]} == {f"digits-{runtime}" for runtime in RUNTIMES}
+    assert found.err == (
+        f"Nothing answers at {nowhere} to say which models are served, so all 4 of the store are taken to be.\n"
+    )
+
+
 def test_another_network_is_found_at_eager(verifier: Verifier) -> None:
     def one_logit(goldens: Goldens) -> Goldens:
         logits = goldens.logits.copy()
@@ -190,7 +200,7 @@ def test_an_archive_that_does_not_run_could_not_be_checked(verifier: Verifier) -
     verifier.change_archive("digits-onnx", "handler.py", "import os\n", "import os, nowhere\n")
     found = verifier.run("digits-onnx", code=2)
     assert found.report is None
-    assert "digits-onnx.mar does not run: ModuleNotFoundError: No module named 'nowhere'" in found.err
+    assert "digits-onnx-1.0.mar does not run: ModuleNotFoundError: No module named 'nowhere'" in found.err
 
 
 # Over HTTP.
@@ -450,7 +460,7 @@ def test_damaged_goldens_could_not_be_checked(verifier: Verifier, body: bytes) -
 
 
 def test_a_changed_archive_could_not_be_checked(verifier: Verifier) -> None:
-    path = verifier.store / "digits-onnx.mar"
+    path = verifier.store / "digits-onnx-1.0.mar"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert f"{path} is not the file that was exported and verified" in verifier.run("digits-onnx", code=2).err
 
@@ -473,7 +483,7 @@ def test_a_contract_that_was_never_exported_could_not_be_checked(verifier: Verif
 
 
 def test_a_changed_eager_archive_leaves_no_runtime_checked(verifier: Verifier) -> None:
-    path = verifier.store / "digits-eager.mar"
+    path = verifier.store / "digits-eager-1.0.mar"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert f"{path} is not the file that was exported and verified" in verifier.run("digits-onnx", code=2).err
 
@@ -481,14 +491,14 @@ def test_a_changed_eager_archive_leaves_no_runtime_checked(verifier: Verifier) -
 def test_without_an_eager_archive_no_runtime_can_be_checked(verifier: Verifier) -> None:
     verifier.remove_from_manifest("digits-eager")
     assert verifier.run("digits-onnx", code=2).err == (
-        "error: digits-onnx needs digits-eager.mar; export it: python -m export digits --runtime eager\n"
+        "error: digits-onnx needs digits-eager; export it: python -m export digits --runtime eager\n"
     )
 
 
 def test_an_archive_that_is_no_zip_could_not_be_checked(verifier: Verifier) -> None:
-    (verifier.store / "digits-onnx.mar").write_bytes(b"no archive")
+    (verifier.store / "digits-onnx-1.0.mar").write_bytes(b"no archive")
     verifier.accept("digits-onnx")
-    assert "digits-onnx.mar is no archive" in verifier.run("digits-onnx", code=2).err
+    assert "digits-onnx-1.0.mar is no archive" in verifier.run("digits-onnx", code=2).err
 
 
 def test_an_archive_of_older_code_could_not_be_checked(verifier: Verifier) -> None:

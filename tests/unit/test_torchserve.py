@@ -19,7 +19,7 @@ from serve.protocol import BODY_LIMIT
 from serve.torchserve import Ports
 
 ARCHIVE = Archive(
-    file="digits-onnx.mar",
+    file="digits-onnx-1.0.mar",
     sha256="0" * 64,
     bytes=1,
     model="digits",
@@ -36,7 +36,9 @@ ARCHIVE = Archive(
     files={},
     versions={},
 )
-ARCHIVES = {"digits-onnx": ARCHIVE, "digits-eager": ARCHIVE.model_copy(update={"file": "digits-eager.mar"})}
+BEFORE = ARCHIVE.model_copy(update={"file": "digits-onnx-0.9.mar", "version": "0.9"})
+EAGER = ARCHIVE.model_copy(update={"file": "digits-eager-1.0.mar"})
+CHOSEN = {"digits-onnx": [ARCHIVE, BEFORE], "digits-eager": [EAGER]}
 
 
 def settings(text: str) -> dict[str, str]:
@@ -46,7 +48,7 @@ def settings(text: str) -> dict[str, str]:
 
 @pytest.fixture
 def lines(tmp_path: Path) -> str:
-    return torchserve.configuration(Ports(9000), tmp_path / "store", ARCHIVES)
+    return torchserve.configuration(Ports(9000), tmp_path / "store", CHOSEN)
 
 
 @pytest.fixture
@@ -149,15 +151,18 @@ def test_what_belongs_to_a_run_stands_below_the_file_and_so_overrides_it(
 ) -> None:
     (tmp_path / "config.properties").write_text("inference_address=http://0.0.0.0:1\nload_models=all\nother=kept")
     monkeypatch.setattr(torchserve, "HERE", tmp_path)
-    found = settings(torchserve.configuration(Ports(9000), tmp_path, ARCHIVES))
+    found = settings(torchserve.configuration(Ports(9000), tmp_path, CHOSEN))
     assert found["inference_address"] == "http://127.0.0.1:9000"
-    assert found["load_models"] == "digits-onnx=digits-onnx.mar,digits-eager=digits-eager.mar"
+    assert (
+        found["load_models"]
+        == "digits-onnx=digits-onnx-1.0.mar,digits-onnx=digits-onnx-0.9.mar,digits-eager=digits-eager-1.0.mar"
+    )
     assert found["other"] == "kept"
 
 
 def test_only_the_archives_that_were_asked_for_are_loaded_from_the_store(tmp_path: Path) -> None:
-    found = settings(torchserve.configuration(Ports(9000), tmp_path / "a" / ".." / "store", {"digits-onnx": ARCHIVE}))
-    assert found["load_models"] == "digits-onnx=digits-onnx.mar"
+    found = settings(torchserve.configuration(Ports(9000), tmp_path / "a" / ".." / "store", {"digits-onnx": [ARCHIVE]}))
+    assert found["load_models"] == "digits-onnx=digits-onnx-1.0.mar"
     assert found["model_store"] == str(tmp_path / "store")
 
 

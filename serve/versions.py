@@ -1,0 +1,85 @@
+"""Which version of each model is the default, and which one a rollback goes back to: `promoted.json`."""
+
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from export.manifest import Archive, Manifest
+from training.contract import Frozen
+from training.files import publish
+
+NAME = "promoted.json"
+
+
+class Promoted(Frozen):
+    """`previous` is kept beside `version` for a rollback; it is empty where there is none."""
+
+    version: str
+    previous: str = ""
+
+
+_TABLE = TypeAdapter(dict[str, Promoted])
+
+
+def recall_promoted(state: Path) -> dict[str, Promoted]:
+    """By the name of the model; nothing where nothing was promoted. Raises ValueError for a file that is damaged."""
+    path = state / NAME
+    if not path.exists():
+        return {}
+    try:
+        return _TABLE.validate_json(path.read_bytes())
+    except ValidationError:
+        raise ValueError(f"{path} is damaged. Delete it: the next start takes the newest versions.") from None
+
+
+def remember_promoted(state: Path, promoted: dict[str, Promoted]) -> None:
+    """What is said of other models stays."""
+    with publish(state / NAME) as draft:
+        draft.write_bytes(_TABLE.dump_json(recall_promoted(state) | promoted, indent=2) + b"\n")
+
+
+def forget_promoted(state: Path, name: str) -> None:
+    """The next start takes the newest version of that model. Raises ValueError where nothing is remembered of it."""
+    known = recall_promoted(state)
+    if name not in known:
+        raise ValueError(f"No promoted version of {name!r} is remembered in {state / NAME}.")
+    del known[name]
+    with publish(state / NAME) as draft:
+        draft.write_bytes(_TABLE.dump_json(known, indent=2) + b"\n")
+
+
+def remember_defaults(state: Path, chosen: dict[str, list[Archive]]) -> None:
+    """What `choose` gave becomes what the next start gives, however many newer versions are exported by then."""
+    remember_promoted(
+        state,
+        {
+            name: Promoted(version=default.version, previous=previous[0].version if previous else "")
+            for name, (default, *previous) in chosen.items()
+        },
+    )
+
+
+def choose(manifest: Manifest, names: list[str], state: Path) -> dict[str, list[Archive]]:
+    """What a start registers, by name: the default first, then the version that is kept for a rollback, if any.
+
+    The default is the promoted version, or the newest of a model of which none was promoted. Without `names` it is all
+    that the store has newest versions of, or that was promoted. Raises ValueError for a name that there isn't, and for
+    a promoted version that the store doesn't hold any more.
+    """
+    promoted = recall_promoted(state)
+    wanted = names or sorted({*manifest.archives, *promoted})
+    return {
+        name: _promoted(manifest, name, promoted[name]) if name in promoted else [manifest.choose([name])[name]]
+        for name in wanted
+    }
+
+
+def _promoted(manifest: Manifest, name: str, promoted: Promoted) -> list[Archive]:
+    held = {archive.version: archive for archive in manifest.versions(name)}
+    if promoted.version not in held:
+        raise ValueError(
+            f"Version {promoted.version} of {name} was promoted, and the store doesn't hold it. Export or restore it, "
+            f"or have the newest served: python -m serve forget {name}"
+        )
+    previous = held.get(promoted.previous)
+    return [held[promoted.version], *([previous] if previous else [])]
