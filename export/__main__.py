@@ -9,6 +9,7 @@ from rich.console import Console
 
 from export.archive import archive_name
 from export.on_torch import check_device
+from export.parity import unmeasured
 from export.pipeline import export_runtime, goldens_of
 from export.runtime import runtime_module, runtime_names
 from export.trained import load_trained
@@ -62,7 +63,8 @@ def _check_version(version: str) -> None:
 
 def _runtimes(asked: list[str] | None, device: str, console: Console) -> list[str]:
     """Those asked for, or all that this machine can export for; what is left out is said. Raises ValueError."""
-    missing = {name: runtime_module(name).missing(device) for name in asked or runtime_names()}
+    names = asked or runtime_names()
+    missing = {name: runtime_module(name).missing(device) or unmeasured(name, device) for name in names}
     for name, reason in missing.items():
         if reason and asked:
             raise ValueError(f"Can't export for {name}: {reason}")

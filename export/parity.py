@@ -38,6 +38,14 @@ def tolerance(runtime: str, precision: str, device: str) -> Tolerance:
     raise ValueError(f"{TABLE.name} has no row for {runtime} in {precision} on {kind}. Measure one and add it.")
 
 
+def unmeasured(runtime: str, device: str) -> str | None:
+    """Why nothing can be verified for that runtime on that kind of device; None when there is a row for it."""
+    rows = tomllib.loads(TABLE.read_text())["tolerance"]
+    if any((row["runtime"], row["device"]) == (runtime, device) for row in rows):
+        return None
+    return f"{TABLE.name} has no row for {runtime} on {device}, so that it can't be verified. Measure one and add it."
+
+
 @dataclass(frozen=True)
 class Flip:
     """One input that is decided otherwise. `margin` is eager's first logit minus its second: how sure it was."""

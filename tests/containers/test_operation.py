@@ -1,20 +1,21 @@
 """What befalls a service in operation: stops, deaths, new versions, wrong answers. No answer is lost or wrong by it."""
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
+import pytest
 
 from client.client import Client
-from export import parity
+from export import manifest, parity
 from export.goldens import Goldens
 from export.manifest import Manifest
 from export.runtime import Logits
 from serve.torchserve import MAIN_CLASS
 from tests.containers.load import Answer, Load
-from tests.containers.stack import MODEL, SERVICE, START_SECONDS, Stack, docker, goldens_of
+from tests.containers.stack import MODEL, SERVICE, START_SECONDS, Stack, goldens_of, keep_only
 from tests.workspace import Workspace
 
 WORKER = "model_service_worker.py"
@@ -117,11 +118,21 @@ def test_a_killed_worker_costs_a_client_no_answer(own: Stack) -> None:
     assert own.inspect()["RestartCount"] == 0
 
 
-def export_next(workspace: Workspace) -> None:
-    """Version 2.0 of the model: other weights, so that every answer tells which version gave it."""
+@pytest.fixture(scope="session")
+def exported_anew(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The store after version 2.0 was exported: other weights, so that every answer tells which version gave it."""
+    workspace = exported.copy_to(tmp_path_factory.mktemp("anew"))
+    keep_only(workspace.store, MODEL)
     folder = str(workspace.folder / "retrained")
     workspace.run("training", "digits", "--seed", "1", "--epochs", "3", "--output", folder)
     workspace.run("export", "digits", "--runtime", "onnx", "--version", "2.0", "--artifacts", folder)
+    return workspace
+
+
+def export_next(stack: Stack, anew: Workspace) -> None:
+    """While it serves, as an export does it: the archive first, and then the manifest."""
+    for path in sorted(anew.store.iterdir(), key=lambda path: path.name == manifest.NAME):
+        shutil.copyfile(path, stack.workspace.store / path.name)
 
 
 def common(first: Goldens, second: Goldens) -> tuple[Goldens, Goldens]:
@@ -131,10 +142,12 @@ def common(first: Goldens, second: Goldens) -> tuple[Goldens, Goldens]:
     return first[shared], second[[rows[first.requests[row]] for row in shared]]
 
 
-def test_promote_and_rollback_under_load_fail_no_request_and_mix_no_answer(own: Stack) -> None:
+def test_promote_and_rollback_under_load_fail_no_request_and_mix_no_answer(
+    own: Stack, exported_anew: Workspace
+) -> None:
     own.up()
     old = goldens_of_version(own.workspace, "1.0")
-    export_next(own.workspace)
+    export_next(own, exported_anew)
     old, new = common(old, goldens_of_version(own.workspace, "2.0"))
     with Load(own, old).running() as load:
         own.execute("python", "-m", "serve", "promote", MODEL, "2.0")
@@ -156,9 +169,9 @@ def versions_of(answer: Answer, goldens: dict[str, Goldens]) -> list[str]:
     return [version for version, right in goldens.items() if is_right(answer.logits, right, answer.row)]
 
 
-def test_a_promoted_version_is_served_after_a_restart(own: Stack, seven: bytes) -> None:
+def test_a_promoted_version_is_served_after_a_restart(own: Stack, exported_anew: Workspace, seven: bytes) -> None:
     own.up()
-    export_next(own.workspace)
+    export_next(own, exported_anew)
     own.compose("restart", "--timeout", "15", SERVICE)
     own.wait_for("healthy")
     assert own.post(seven, own.token()).headers["X-Model-Version"] == "1.0"  # exported is not promoted
@@ -209,11 +222,3 @@ def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-
-
-def test_docker_does_not_kill_what_drains(own: Stack) -> None:
-    """As `docker stop` of a bare container does it: the image's own signal, and no more than its own time."""
-    own.up()
-    docker("stop", "--time", "15", own.container)
-    assert own.inspect()["State"]["ExitCode"] == 0
-    assert np.isfinite(own.inspect()["State"]["Pid"])

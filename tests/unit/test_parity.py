@@ -238,3 +238,11 @@ def test_every_row_covers_the_worst_seen_with_a_reason(row: dict[str, Any]) -> N
 def test_no_two_rows_are_about_the_same() -> None:
     keys = [(row["runtime"], row["precision"], row["device"]) for row in MEASURED]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_runtime_that_was_not_measured_on_a_device_cannot_be_verified_there() -> None:
+    assert parity.unmeasured("aoti", "cpu") is None
+    assert parity.unmeasured("onnx", "cuda") is None
+    assert parity.unmeasured("aoti", "cuda") == (
+        "tolerances.toml has no row for aoti on cuda, so that it can't be verified. Measure one and add it."
+    )
