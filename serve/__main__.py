@@ -57,7 +57,7 @@ def run_service(
     models: Annotated[
         list[str] | None, typer.Argument(help="Models to serve, such as digits-onnx; all by default.")
     ] = None,
-    store: Annotated[Path, typer.Option(help="Where the archives are.")] = Path("model_store"),
+    store: Annotated[Path, typer.Option(readable=False, help="Where the archives are.")] = Path("model_store"),
     state: Annotated[
         Path, typer.Option(envvar="ENTERING_STATE", help="Where tokens and promoted versions are kept.")
     ] = Path(".serve/state"),

@@ -123,24 +123,26 @@ def check_ports(ports: Ports) -> None:
 def _wait_local(server: Server, run_directory: Path, log: Path) -> None:
     """Raises NotServing with the log's last lines."""
     try:
-        wait(server, run_directory, lambda: log.read_text(errors="replace"))
+        wait(server, run_directory, lambda: load_failed(log.read_text(errors="replace")))
     except NotServing as error:
         raise NotServing(f"{error} Its last words:\n{tail(log)}") from None
 
 
-def wait(server: Server, run_directory: Path, said: Callable[[], str]) -> None:
-    """Returns when all models are ready. Raises NotServing when that can't come any more.
-
-    `said` gives what TorchServe has printed so far.
-    """
+def wait(server: Server, run_directory: Path, failed: Callable[[], bool]) -> None:
+    """Returns when all models are ready. Raises NotServing when that can't come any more, as `failed` says."""
     deadline = time.monotonic() + STARTUP_SECONDS
     while not all(health.ready for health in check_health(server, run_directory)):
-        if not server.processes() or LOAD_FAILED.search(said()):
+        if not server.processes() or failed():
             time.sleep(0.5)  # for the last lines of the log
             raise NotServing("The server could not start.")
         if time.monotonic() > deadline:
             raise NotServing(f"The server was not ready within {STARTUP_SECONDS} s.")
         time.sleep(0.2)
+
+
+def load_failed(words: str) -> bool:
+    """Whether TorchServe has said, in all its words so far, that something will never be ready."""
+    return bool(LOAD_FAILED.search(words))
 
 
 def tail(log: Path, lines: int = 25) -> str:

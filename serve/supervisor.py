@@ -86,10 +86,15 @@ class Service:
     def _serve(self, torchserve: Server, chosen: server.Chosen, tokens: Tokens) -> NoReturn:
         process = server.launch(torchserve, self.run_directory, chosen, subprocess.PIPE)
         journal, kills = Journal(process), limits.out_of_memory_kills()
+
+        def killed() -> bool:
+            return limits.out_of_memory_kills() > kills
+
         try:
-            server.wait(torchserve, self.run_directory, journal.words)
+            server.wait(torchserve, self.run_directory, lambda: killed() or server.load_failed(journal.words()))
         except NotServing as error:
-            _explain_memory(kills)
+            if killed():
+                raise _too_little_memory() from None
             raise NotServing(f"{error} What it said is above.") from None
         with exporter.start(self.run_directory, torchserve, EXPORTER_PORT):
             self._open(process, chosen, tokens)
@@ -134,14 +139,13 @@ def _check_device(chosen: server.Chosen, device: str) -> None:
         raise ValueError("No NVIDIA GPU is visible here. Start the service with one, or serve on the CPU: serve-cpu.")
 
 
-def _explain_memory(kills_before: int) -> None:
-    """Raises NotServing when the kernel has ended a process of this container for want of memory."""
-    if limits.out_of_memory_kills() > kills_before:
-        limit = (limits.memory() or 0) >> 20
-        raise NotServing(
-            f"The workers need more memory than the {limit} MiB that this container may use. Raise its limit "
-            "(ENTERING_MEMORY=16g docker compose up ...), or serve fewer models."
-        )
+def _too_little_memory() -> NotServing:
+    """For a start during which the kernel has ended a process of this container."""
+    limit = (limits.memory() or 0) >> 20
+    return NotServing(
+        f"The workers need more memory than the {limit} MiB that this container may use. Raise its limit "
+        "(ENTERING_MEMORY=16g docker compose up ...), or serve fewer models."
+    )
 
 
 def _address(host: str) -> str:

@@ -100,7 +100,7 @@ def test_an_archive_for_a_gpu(own: Stack) -> None:
 
 def test_too_little_memory(own: Stack) -> None:
     own.environment["ENTERING_MEMORY"] = "400m"
-    sentence = last_words(own, 600)[-1]
+    sentence = last_words(own, 240)[-1]
     assert sentence.startswith("error: The workers need more memory than the 400 MiB that this container may use.")
     assert "ENTERING_MEMORY" in sentence
 
