@@ -72,6 +72,7 @@ class Client:
         self._retries = retries
         self._inference = TokenSource("inference", self.url, token)
         management = TokenSource("management", self.management_url, management_token)
+        self._management = management
         self._connection = Connection(
             session or pooled_session(connections, trust_env=not is_local(self.url)),
             {"inference": self._inference, "management": management},
@@ -80,6 +81,11 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
+
+    @property
+    def predicts_only(self) -> bool:
+        """Whether there is a token for predictions, and none for management, as with a container's key file."""
+        return self._inference.current() is not None and self._management.current() is None
 
     def __enter__(self) -> Self:
         return self

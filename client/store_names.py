@@ -9,22 +9,22 @@ from export.manifest import Manifest
 
 
 def served_names(client: Client, manifest: Manifest) -> list[str]:
-    """The models that the server says it serves; all of the store's where nothing answers at its management address.
+    """The models that the server says it serves; all of the store's where nobody can be asked, which stderr is told.
 
-    A container's is reachable from nowhere. That it was not asked is said on stderr. Raises Unreachable where nothing
-    answers for predictions either.
+    A container's management interface is reachable from nowhere, and its key file holds no token for one. Raises
+    Unreachable where nothing answers for predictions either.
     """
-    try:
-        return client.models()
-    except Unreachable as error:
-        if type(error) is not Unreachable:  # something is there, and too slow
-            raise
+    why = "There is a token for predictions and none for management"
+    if not client.predicts_only:
+        try:
+            return client.models()
+        except Unreachable as error:
+            if type(error) is not Unreachable:  # something is there, and too slow
+                raise
+        why = f"Nothing answers at {client.management_url}"
     with suppress(ServerFailed):  # in what state the server is, is another question
         client.ping()
     names = list(manifest.archives)
-    print(
-        f"Nothing answers at {client.management_url} to say which models are served, so all {len(names)} of the store "
-        "are taken to be.",
-        file=sys.stderr,
-    )
+    sentence = f"{why}, to say which models are served, so all {len(names)} of the store are taken to be."
+    print(sentence, file=sys.stderr)
     return names

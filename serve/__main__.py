@@ -11,13 +11,12 @@ from rich.console import Console
 
 from serve import operate, server, supervisor
 from serve.access import KEY_FILE, Tokens
-from serve.gateway import let_in
-from serve.promotion import running
+from serve.gateway import SOCKET, Control, let_in
+from serve.operate import RUN_DIRECTORY
+from serve.promotion import operating
 from serve.record import recall
 from serve.versions import NAME as PROMOTED
 from training.commands import run
-
-RUN_DIRECTORY = Path(".serve")
 
 
 class Device(StrEnum):
@@ -78,10 +77,11 @@ def run_service(
 @app.command()
 def rotate() -> None:
     """Make a new token for the running service. The one before it stays valid until the next rotation."""
-    state = Path(running(RUN_DIRECTORY).state)
-    before = Tokens.keep(state)
-    after = before.rotated(state)
-    let_in(RUN_DIRECTORY, after, before.previous)
+    with operating(RUN_DIRECTORY) as management, Control(RUN_DIRECTORY / SOCKET) as control:
+        state = Path(management.server.state)
+        before = Tokens.keep(state)
+        after = before.rotated(state)
+        let_in(control, RUN_DIRECTORY, after, before.previous)
     print(f"The new token is in {state / KEY_FILE}. The one before it is valid until the next rotation.")
 
 
@@ -98,6 +98,8 @@ def logs(follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with
 @app.command()
 def down() -> None:
     """Stop the server; no process of it is left. The next one starts with the newest versions."""
+    if (RUN_DIRECTORY / SOCKET).exists():
+        raise ValueError("This server runs behind the gateway. Stop the service itself: docker compose stop")
     known = recall(RUN_DIRECTORY)
     (RUN_DIRECTORY / PROMOTED).unlink(missing_ok=True)
     if known is None:

@@ -1,6 +1,7 @@
 """The tokens that the gateway lets in: kept in a file for clients, and valid across restarts."""
 
 import json
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ class Tokens:
             return cls(_new())._write(path)
         try:
             held = json.loads(path.read_bytes())
-            return cls(held["inference"]["key"], held.get("previous", {}).get("key"))
+            previous = held.get("previous")
+            return cls(_checked(held["inference"]["key"]), _checked(previous["key"]) if previous else None)
         except (ValueError, LookupError, AttributeError, TypeError):
             raise ValueError(f"{path} is damaged. Delete it: the next start makes new tokens.") from None
 
@@ -45,6 +47,13 @@ class Tokens:
             draft.touch(mode=0o600)
             draft.write_text(json.dumps(held, indent=2) + "\n")
         return self
+
+
+def _checked(token: str) -> str:
+    """Raises ValueError for what is none of ours."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{20,}", token):
+        raise ValueError
+    return token
 
 
 def _new() -> str:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from serve.record import NotServing
 from serve.torchserve import Ports
 
 HERE = Path(__file__).resolve().parent
+SOCKET = "gateway.sock"
 METRICS_PORT = 9100
 EXPORTER_PORT = 9101
 QUIET_SECONDS = 1
@@ -46,10 +48,11 @@ class Gateway:
         self._file("backends.cfg").write_text("".join(map(self._backend, names)))
         self._file("tokens.lst").touch(mode=0o600)
         self._file("tokens.lst").write_text("".join(f"Bearer {token}\n" for token in tokens.valid()))
+        self._file(SOCKET).unlink(missing_ok=True)
         command = [program, "-db", "-f", str(HERE / "haproxy.cfg"), "-f", str(self._file("backends.cfg"))]
         environment = {**os.environ, **self._variables(), "TORCHSERVE_TOKEN": torchserve_token}
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=None)
-        while not self._listens():
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        while not self._answers():
             if process.poll() is not None:
                 raise NotServing("HAProxy could not start; its own words are above.")
             time.sleep(0.05)
@@ -61,19 +64,28 @@ class Gateway:
         A connection that a client keeps open may still send one request; when none has come for QUIET_SECONDS, all are
         closed.
         """
-        with Control(self._file("gateway.sock")) as control:  # opened before the stop, which closes the socket
+        # The control is opened before the stop, which closes the socket; it breaks off when HAProxy ends by itself.
+        with suppress(OSError), Control(self._file(SOCKET)) as control:
             process.send_signal(signal.SIGUSR1)
             deadline, quiet = time.monotonic() + DRAIN_SECONDS, time.monotonic() + QUIET_SECONDS
-            while process.poll() is None and time.monotonic() < min(deadline, quiet):
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
                 if _in_flight(control.ask("show stat")):
                     quiet = time.monotonic() + QUIET_SECONDS
-                time.sleep(0.02)
+                elif time.monotonic() > quiet:  # the end comes right after a look that found nothing in flight
+                    break
+        self.end(process)
+
+    def end(self, process: "subprocess.Popen[bytes]") -> None:
         process.kill()
         process.wait()
+        self._file(SOCKET).unlink(missing_ok=True)
 
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+    def _answers(self) -> bool:
+        """Whether this HAProxy has taken its ports: its control socket comes with them."""
+        with suppress(NotServing), Control(self._file(SOCKET)):
+            return True
+        return False
 
     def _backend(self, name: str) -> str:
         return f"backend {name}\n    server torchserve 127.0.0.1:{self.ports.inference}\n"
@@ -82,7 +94,7 @@ class Gateway:
         """What `haproxy.cfg` names in ${…}."""
         return {
             "GATEWAY_PORT": str(self.port),
-            "GATEWAY_SOCKET": str(self._file("gateway.sock")),
+            "GATEWAY_SOCKET": str(self._file(SOCKET)),
             "GATEWAY_TOKENS": str(self._file("tokens.lst")),
             "GATEWAY_MODELS": str(self._file("models.map")),
             "BODY_LIMIT": str(BODY_LIMIT),
@@ -95,16 +107,16 @@ class Gateway:
         return self.directory.resolve() / name
 
 
-def let_in(directory: Path, tokens: Tokens, ended: str | None) -> None:
-    """Makes the HAProxy that runs with its files in `directory` take `tokens`, and no longer the one that has `ended`.
+def let_in(control: "Control", directory: Path, tokens: Tokens, ended: str | None) -> None:
+    """Makes a running HAProxy take `tokens`, and no longer the one that has `ended`. Raises NotServing when it won't.
 
-    Raises NotServing where none runs.
+    `directory` holds its files.
     """
     known = directory.resolve() / "tokens.lst"
-    with Control(directory / "gateway.sock") as control:
-        control.ask(f"add acl {known} Bearer\\ {tokens.current}")
-        if ended:
-            control.ask(f"del acl {known} Bearer\\ {ended}")
+    wishes = [f"add acl {known} Bearer\\ {tokens.current}", *([f"del acl {known} Bearer\\ {ended}"] if ended else [])]
+    for wish in wishes:
+        if refused := control.ask(wish).strip():
+            raise NotServing(f"The gateway does not take the new token: {refused}")
 
 
 class Control:

@@ -66,4 +66,4 @@ def _show(states: list[Health]) -> None:
         ready = "yes" if health.ready else f"no: {health.reason}"
         table.add_row(health.name, health.version, "yes" if health.default else "", workers, ready)
     console = Console()
-    console.print(table, width=None if console.is_terminal else UNWRAPPED)
+    (console if console.is_terminal else Console(width=UNWRAPPED)).print(table)

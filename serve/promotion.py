@@ -143,7 +143,9 @@ def _removed(management: Management, run_directory: Path, name: str, archive: Ar
     """Without what is registered as that version: a killed promotion left it, or it was exported again since."""
     server, version = management.server, archive.version
     if version in server.models[name]:
-        remember_promoted(Path(server.state), {name: Promoted(version=default.version)})
+        remember_promoted(
+            Path(server.state), {name: Promoted(version=default.version, sha256=server.models[name][default.version])}
+        )
         management = _without(management, run_directory, name, {version})
     if version in management.registered(name):
         management.unregister(name, version)
@@ -201,7 +203,7 @@ def _switch(management: Management, run_directory: Path, name: str, version: str
     if wrong := found.hindrance or answers_goldens(management.within(LOAD_SECONDS), name, version):
         raise NotServing(_not_promoted(name, version, wrong))
     management.server.remember(run_directory)
-    promoted = Promoted(version=version, previous=default.version)
+    promoted = Promoted(version=version, sha256=management.server.models[name][version], previous=default.version)
     try:
         management.within(ANSWER_SECONDS).set_default(name, version)
         remember_promoted(Path(management.server.state), {name: promoted})

@@ -19,12 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import pynvml
+
 from export.manifest import Manifest
 from serve import exporter, limits, server
 from serve.access import Tokens
 from serve.gateway import EXPORTER_PORT, Gateway
 from serve.record import NotServing, Server
-from serve.torchserve import Ports
 from serve.versions import choose, remember_defaults
 
 TORCHSERVE_PORT = 9080
@@ -72,18 +73,18 @@ class Service:
         self._check()
         chosen = choose(Manifest.read(self.store), self.names, self.state)
         _check_device(chosen, self.device)
+        address = _address(self.metrics_host)
         server.check(self.store, chosen)
         tokens = Tokens.keep(self.state)
-        remember_defaults(self.state, chosen)
         torchserve = server.new(self.store, self.state, TORCHSERVE_PORT, chosen)
         torchserve.remember(self.run_directory)
         try:
-            self._serve(torchserve, chosen, tokens)
+            self._serve(torchserve, chosen, tokens, address)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             server.clean(torchserve, self.run_directory)
 
-    def _serve(self, torchserve: Server, chosen: server.Chosen, tokens: Tokens) -> NoReturn:
+    def _serve(self, torchserve: Server, chosen: server.Chosen, tokens: Tokens, address: str) -> NoReturn:
         process = server.launch(torchserve, self.run_directory, chosen, subprocess.PIPE)
         journal, kills = Journal(process), limits.out_of_memory_kills()
 
@@ -97,10 +98,12 @@ class Service:
                 raise _too_little_memory() from None
             raise NotServing(f"{error} What it said is above.") from None
         with exporter.start(self.run_directory, torchserve, EXPORTER_PORT):
-            self._open(process, chosen, tokens)
+            remember_defaults(self.state, chosen)
+            self._open(Gateway(self.run_directory, self.port, address, torchserve.ports), process, chosen, tokens)
 
-    def _open(self, torchserve: "subprocess.Popen[bytes]", chosen: server.Chosen, tokens: Tokens) -> NoReturn:
-        gateway = Gateway(self.run_directory, self.port, _address(self.metrics_host), Ports(TORCHSERVE_PORT))
+    def _open(
+        self, gateway: Gateway, torchserve: "subprocess.Popen[bytes]", chosen: server.Chosen, tokens: Tokens
+    ) -> NoReturn:
         key = json.loads((self.run_directory / "key_file.json").read_bytes())["inference"]["key"]
         door = gateway.start(chosen, tokens, key)
         try:
@@ -111,8 +114,7 @@ class Service:
             gateway.drain(door)
             raise
         finally:
-            door.kill()
-            door.wait()
+            gateway.end(door)
 
     def _check(self) -> None:
         """Raises ValueError where this process can't work with its folders."""
@@ -133,10 +135,19 @@ def _check_device(chosen: server.Chosen, device: str) -> None:
             if archive.device != device:
                 raise ValueError(
                     f"{name} {archive.version} was exported for {archive.device}, and this service runs on {device}. "
-                    f"Export it for that: python -m export {archive.model} --device {device}"
+                    f"Export it for that: python -m export {archive.model} --device {device}. If it was promoted, let "
+                    f"the newest be served: python -m serve forget {name}"
                 )
-    if device == "cuda" and not any(Path("/dev").glob("nvidia[0-9]*")):
+    if device == "cuda" and not _has_gpu():
         raise ValueError("No NVIDIA GPU is visible here. Start the service with one, or serve on the CPU: serve-cpu.")
+
+
+def _has_gpu() -> bool:
+    try:
+        pynvml.nvmlInit()
+        return bool(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return False
 
 
 def _too_little_memory() -> NotServing:

@@ -12,9 +12,13 @@ NAME = "promoted.json"
 
 
 class Promoted(Frozen):
-    """`previous` is kept beside `version` for a rollback; it is empty where there is none."""
+    """`previous` is kept beside `version` for a rollback; it is empty where there is none.
+
+    `sha256` is the archive's that was promoted: the same version may be exported again.
+    """
 
     version: str
+    sha256: str
     previous: str = ""
 
 
@@ -53,7 +57,9 @@ def remember_defaults(state: Path, chosen: dict[str, list[Archive]]) -> None:
     remember_promoted(
         state,
         {
-            name: Promoted(version=default.version, previous=previous[0].version if previous else "")
+            name: Promoted(
+                version=default.version, sha256=default.sha256, previous=previous[0].version if previous else ""
+            )
             for name, (default, *previous) in chosen.items()
         },
     )
@@ -80,6 +86,11 @@ def _promoted(manifest: Manifest, name: str, promoted: Promoted) -> list[Archive
         raise ValueError(
             f"Version {promoted.version} of {name} was promoted, and the store doesn't hold it. Export or restore it, "
             f"or have the newest served: python -m serve forget {name}"
+        )
+    if held[promoted.version].sha256 != promoted.sha256:
+        raise ValueError(
+            f"Version {promoted.version} of {name} was exported again since it was promoted. Restore it, and export "
+            f"what is new as another version (--version), or have the newest served: python -m serve forget {name}"
         )
     previous = held.get(promoted.previous)
     return [held[promoted.version], *([previous] if previous else [])]

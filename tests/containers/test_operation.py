@@ -56,7 +56,7 @@ def test_a_stop_under_load_answers_all_that_it_has_taken(own: Stack) -> None:
         own.compose("stop", SERVICE)
     assert load.broken == []
     assert len(load.answers) > before
-    assert {answer.status for answer in load.answers} <= {200, 503}
+    assert {answer.status for answer in load.answers} == {200}
     assert all(is_right(answer.logits, goldens, answer.row) for answer in load.answers if answer.status == 200)
     state = own.inspect()["State"]
     assert own.container == container
@@ -179,6 +179,33 @@ def test_a_promoted_version_is_served_after_a_restart(own: Stack, exported_anew:
     own.compose("rm", "--stop", "--force", SERVICE)
     own.up()
     assert own.post(seven, own.token()).headers["X-Model-Version"] == "2.0"
+
+
+def test_workers_come_and_go(own: Stack) -> None:
+    own.up()
+    for workers in (2, 1):
+        own.execute("python", "-m", "serve", "scale", MODEL, str(workers))
+        assert own.execute("python", "-m", "serve", "status").stdout.count(" READY") == workers
+
+
+def test_the_version_before_the_last_two_is_not_kept(own: Stack, exported_anew: Workspace) -> None:
+    own.up()
+    export_next(own, exported_anew)
+    own.execute("python", "-m", "serve", "promote", MODEL, "2.0")
+    own.workspace.run("export", "digits", "--runtime", "onnx", "--version", "3.0")
+    own.execute("python", "-m", "serve", "promote", MODEL, "3.0")
+    shown = own.execute("python", "-m", "serve", "status").stdout
+    assert [version in shown for version in ("1.0", "2.0", "3.0")] == [False, True, True]
+
+
+def test_the_local_servers_stop_is_refused_in_the_container(own: Stack) -> None:
+    own.up()
+    done = own.execute("python", "-m", "serve", "down", check=False)
+    assert (done.returncode, done.stderr.strip()) == (
+        2,
+        "error: This server runs behind the gateway. Stop the service itself: docker compose stop",
+    )
+    assert own.health() == "healthy"
 
 
 def break_answers(stack: Stack) -> None:

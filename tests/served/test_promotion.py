@@ -201,7 +201,8 @@ def test_promote_and_rollback_under_load_lose_nothing_and_mix_nothing(first: Liv
     assert promoted.stdout == f"{MODEL} answers with version 2.0. Version 1.0 is kept for a rollback.\n"
     assert back.stdout == f"{MODEL} answers with version 1.0 again. Version 2.0 is kept.\n"
     assert again.stdout == f"{MODEL} answers with version 2.0 again. Version 1.0 is kept.\n"
-    assert versions.recall_promoted(first.run_directory)[MODEL] == versions.Promoted(version="2.0", previous="1.0")
+    known = versions.recall_promoted(first.run_directory)[MODEL]
+    assert (known.version, known.previous) == ("2.0", "1.0")
 
 
 def test_status_shows_every_version_and_which_is_the_default(first: Live) -> None:
@@ -366,7 +367,7 @@ def test_without_a_server_there_is_nothing_to_operate(tmp_path: Path) -> None:
 
 
 def test_what_was_promoted_can_be_forgotten(tmp_path: Path) -> None:
-    versions.remember_promoted(tmp_path, {MODEL: versions.Promoted(version="1.0")})
+    versions.remember_promoted(tmp_path, {MODEL: versions.Promoted(version="1.0", sha256="0" * 64)})
     nowhere = Workspace(tmp_path, 1)
     nowhere.run("serve", "forget", MODEL, environment={"ENTERING_STATE": str(tmp_path)})
     assert versions.recall_promoted(tmp_path) == {}

@@ -166,7 +166,7 @@ def test_a_server_that_nobody_can_manage_is_verified_with_all_that_the_store_has
     assert found.report
     assert {model["model"] for model in found.report["models"]} == {f"digits-{runtime}" for runtime in RUNTIMES}
     assert found.err == (
-        f"Nothing answers at {nowhere} to say which models are served, so all 4 of the store are taken to be.\n"
+        f"Nothing answers at {nowhere}, to say which models are served, so all 4 of the store are taken to be.\n"
     )
 
 

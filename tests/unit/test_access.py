@@ -46,7 +46,9 @@ def test_the_client_takes_the_current_token_from_the_key_file(tmp_path: Path, mo
     assert source.renewed(tokens.rotated(tmp_path).valid()[1]) == Tokens.keep(tmp_path).current
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"inference": "x"}', '{"inference": {"key": "x"}, "previous": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"inference": "x"}', '{"inference": {"key": ""}}', '{"inference": {"key": 1}}']
+)
 def test_a_damaged_key_file_is_a_sentence_with_what_to_do(tmp_path: Path, text: str) -> None:
     (tmp_path / KEY_FILE).write_text(text)
     with pytest.raises(ValueError, match=r"key_file\.json is damaged\. Delete it: the next start makes new tokens\.$"):

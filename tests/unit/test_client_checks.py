@@ -45,11 +45,28 @@ def test_where_nothing_can_say_what_is_served_it_is_all_of_the_store_and_that_is
     ping: Reply, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
-    with scripted([ping]) as server, Client(server.url, nowhere, token="secret", retries=QUICK) as client:
+    with (
+        scripted([ping]) as server,
+        Client(server.url, nowhere, token="secret", management_token="other", retries=QUICK) as client,
+    ):
         assert served_names(client, MANIFEST) == ["digits-eager", "digits-onnx"]
     assert {(call.path, call.token) for call in server.calls} == {("/ping", "secret")}
-    sentence = f"Nothing answers at {nowhere} to say which models are served, so all 2 of the store are taken to be.\n"
+    sentence = f"Nothing answers at {nowhere}, to say which models are served, so all 2 of the store are taken to be.\n"
     assert capsys.readouterr() == ("", sentence)
+
+
+def test_without_a_token_for_management_nobody_there_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        scripted([answer({"gateway": "up"})]) as server,
+        scripted([answer({"models": [{"modelName": "somebody-elses"}]})]) as other,
+        Client(server.url, other.url, token="secret", retries=QUICK) as client,
+    ):
+        assert served_names(client, MANIFEST) == ["digits-eager", "digits-onnx"]
+        assert other.calls == []
+    assert capsys.readouterr().err == (
+        "There is a token for predictions and none for management, to say which models are served, "
+        "so all 2 of the store are taken to be.\n"
+    )
 
 
 def test_a_server_that_is_down_is_found_before_anything_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,3 +214,9 @@ def test_all_workers_together_have_no_more_threads_than_cores(workers: int, core
     assert threads >= 1
     assert workers * threads <= max(cores, workers)
     assert (threads + 1) * workers > cores  # and none is left idle that could be given to each
+
+
+def test_tokens_outlive_any_run() -> None:
+    """The gateway and the health check hold those of the start: when they expire, nothing is answered any more."""
+    ten_years = 10 * 365 * 24 * 60
+    assert int(settings((torchserve.HERE / "config.properties").read_text())["token_expiration_min"]) >= ten_years
