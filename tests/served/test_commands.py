@@ -334,7 +334,7 @@ def test_compare_goes_on_without_the_memory_of_workers_that_nobody_can_ask_for(c
     nowhere = f"http://127.0.0.1:{free_port()}"
     _, err = comparer.run(0, "--management-url", nowhere)
     assert comparer.row["worker_memory_bytes"] is None
-    assert err.startswith(f"Nothing answers at {nowhere} to say which models are served")
+    assert err.startswith(f"Nothing answers at {nowhere}, to say which models are served")
 
 
 def test_compare_leaves_out_the_memory_of_a_server_elsewhere(
