@@ -51,7 +51,8 @@ def test_every_service_is_hardened(service: dict[str, Any]) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert int(service["mem_limit"]) > 0
     assert service["pids_limit"] > 0
-    assert service["restart"] == "on-failure:5"
+    ours = "build" in service  # its start may be refused, which no sixth try cures; what watches it has to be there
+    assert service["restart"] == ("on-failure:5" if ours else "unless-stopped")
     assert service["logging"] == {"driver": "json-file", "options": {"max-file": "5", "max-size": "10m"}}
 
 
