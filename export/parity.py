@@ -32,18 +32,22 @@ class Tolerance:
 def tolerance(runtime: str, precision: str, device: str) -> Tolerance:
     """The row of `tolerances.toml`. Raises ValueError when there is none: an unknown difference is not a small one."""
     kind = device_kind(device)
-    for row in tomllib.loads(TABLE.read_text())["tolerance"]:
-        if (row["runtime"], row["precision"], row["device"]) == (runtime, precision, kind):
+    for row in _rows(runtime, kind):
+        if row["precision"] == precision:
             return Tolerance(row["atol"], row["rtol"], row["worst"], row["reason"])
     raise ValueError(f"{TABLE.name} has no row for {runtime} in {precision} on {kind}. Measure one and add it.")
 
 
 def unmeasured(runtime: str, device: str) -> str | None:
     """Why nothing can be verified for that runtime on that kind of device; None when there is a row for it."""
-    rows = tomllib.loads(TABLE.read_text())["tolerance"]
-    if any((row["runtime"], row["device"]) == (runtime, device) for row in rows):
+    if _rows(runtime, device):
         return None
     return f"{TABLE.name} has no row for {runtime} on {device}, so that it can't be verified. Measure one and add it."
+
+
+def _rows(runtime: str, kind: str) -> list[dict[str, Any]]:
+    rows = tomllib.loads(TABLE.read_text())["tolerance"]
+    return [row for row in rows if (row["runtime"], row["device"]) == (runtime, kind)]
 
 
 @dataclass(frozen=True)

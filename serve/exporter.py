@@ -1,6 +1,5 @@
 """What Prometheus scrapes at /metrics: the workers' own metrics, TorchServe's word about each model, and the GPUs."""
 
-import json
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -16,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from serve.record import NotServing, Server, recall
+from serve.record import NotServing, Server, read_keys, recall
 
 MANAGEMENT_SECONDS = 3  # Prometheus waits 5 s for all of a scrape
 
@@ -98,12 +97,12 @@ def _models(run_directory: Path) -> list[tuple[str, str, dict[str, Any]]] | None
     Raises RequestException when TorchServe does not answer, or refuses to.
     """
     server = recall(run_directory)
-    key = _management_key(run_directory)
-    if server is None or key is None:
+    keys = read_keys(run_directory)
+    if server is None or keys is None:
         return None
     with requests.Session() as session:
         session.trust_env = False
-        session.headers["Authorization"] = f"Bearer {key}"
+        session.headers["Authorization"] = f"Bearer {keys['management']['key']}"
         url = f"http://127.0.0.1:{server.ports.management}/models"
         listed = _ask(session, f"{url}?limit=1000")["models"]
         defaults = {model["modelName"]: model["modelUrl"] for model in listed}
@@ -127,15 +126,6 @@ def _ask(session: requests.Session, url: str) -> Any:
     response = session.get(url, timeout=MANAGEMENT_SECONDS)
     response.raise_for_status()
     return response.json()
-
-
-def _management_key(run_directory: Path) -> str | None:
-    """None until TorchServe has written its tokens, which it does not do at one stroke."""
-    try:
-        keys = json.loads((run_directory / "key_file.json").read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return str(keys["management"]["key"])
 
 
 class Gpus(Collector):

@@ -1,6 +1,5 @@
 """TorchServe's management calls, and the questions that tell whether a version answers right."""
 
-import json
 import time
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -15,7 +14,7 @@ from export import parity
 from export.goldens import Goldens
 from export.manifest import Archive
 from serve.protocol import NPY
-from serve.record import NotServing, Server
+from serve.record import NotServing, Server, read_keys
 
 
 class Refused(NotServing):
@@ -52,9 +51,8 @@ class Management:
     @classmethod
     def of(cls, server: Server, run_directory: Path, seconds: float) -> "Management | None":
         """None until TorchServe has written its tokens, which it does not do at one stroke."""
-        try:
-            keys = json.loads((run_directory / "key_file.json").read_bytes())
-        except (FileNotFoundError, json.JSONDecodeError):
+        keys = read_keys(run_directory)
+        if keys is None:
             return None
         session = requests.Session()
         session.trust_env = False

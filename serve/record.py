@@ -1,6 +1,8 @@
 """What is remembered of a server between two commands, and which processes are its own."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import psutil
 from pydantic import ValidationError
@@ -10,6 +12,7 @@ from training.contract import Frozen
 from training.files import publish
 
 NAME = "server.json"
+KEYS = "key_file.json"  # TorchServe gives it the name
 
 
 class NotServing(ValueError):
@@ -41,6 +44,15 @@ class Server(Frozen):
     def remember(self, run_directory: Path) -> None:
         with publish(run_directory / NAME) as draft:
             draft.write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def read_keys(run_directory: Path) -> dict[str, Any] | None:
+    """TorchServe's own tokens; None until it has written them, which it does not do at one stroke."""
+    try:
+        keys: dict[str, Any] = json.loads((run_directory / KEYS).read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return keys
 
 
 def recall(run_directory: Path) -> Server | None:

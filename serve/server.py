@@ -18,7 +18,7 @@ import psutil
 from export import manifest
 from export.archive import environment
 from serve.health import check_health
-from serve.record import NAME, NotServing, Server, find, recall
+from serve.record import KEYS, NAME, NotServing, Server, find, recall
 from serve.torchserve import MAIN_CLASS, Ports, command, configuration, threads_per_worker
 from serve.versions import choose
 
@@ -163,7 +163,7 @@ def clean(server: Server, run_directory: Path) -> None:
     """Ends what is left of the server at once, and removes what it left behind."""
     _kill_all(server)
     shutil.rmtree(server.scratch, ignore_errors=True)
-    for name in (NAME, "key_file.json"):
+    for name in (NAME, KEYS):
         (run_directory / name).unlink(missing_ok=True)
 
 

@@ -4,7 +4,6 @@ TorchServe ends every connection when it is told to stop, with the requests in f
 to the world and drains, and TorchServe is ended when nothing is left to answer.
 """
 
-import json
 import os
 import signal
 import socket
@@ -25,7 +24,7 @@ from export.manifest import Manifest
 from serve import exporter, limits, server
 from serve.access import Tokens
 from serve.gateway import EXPORTER_PORT, Gateway
-from serve.record import NotServing, Server
+from serve.record import NotServing, Server, read_keys
 from serve.versions import choose, remember_defaults
 
 TORCHSERVE_PORT = 9080
@@ -104,8 +103,9 @@ class Service:
     def _open(
         self, gateway: Gateway, torchserve: "subprocess.Popen[bytes]", chosen: server.Chosen, tokens: Tokens
     ) -> NoReturn:
-        key = json.loads((self.run_directory / "key_file.json").read_bytes())["inference"]["key"]
-        door = gateway.start(chosen, tokens, key)
+        keys = read_keys(self.run_directory)
+        assert keys
+        door = gateway.start(chosen, tokens, keys["inference"]["key"])
         try:
             for name, archives in chosen.items():
                 print(f"{name} {archives[0].version} is ready on {self.device} at port {self.port}.", flush=True)

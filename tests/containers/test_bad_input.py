@@ -114,10 +114,12 @@ def test_a_port_that_is_taken(own: Stack) -> None:
     assert "address already in use" in words
 
 
-def test_a_gpu_where_docker_has_none(own: Stack) -> None:
+def test_the_gpu_service_without_a_gpu_or_without_archives_for_one(own: Stack) -> None:
+    words = not_started(own, "serve")
     if "nvidia" in docker("info", "--format", "{{json .Runtimes}}").stdout or Path("/dev/nvidia0").exists():
-        pytest.skip("there is a GPU here")
-    assert 'could not select device driver "nvidia" with capabilities: [[gpu]]' in not_started(own, "serve")
+        assert "was exported for cpu, and this service runs on cuda." in own.compose("logs", "serve").stdout
+    else:
+        assert 'could not select device driver "nvidia" with capabilities: [[gpu]]' in words
 
 
 def test_no_engine(own: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

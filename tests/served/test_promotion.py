@@ -334,7 +334,7 @@ def test_there_is_nothing_to_roll_back_to_where_nothing_was_promoted(first: Live
     assert said == f"error: There is no version of {MODEL} to go back to: none was promoted over another one.\n"
 
 
-@pytest.mark.skipif(limits.cores() < 2, reason="a model may have no more workers than there are cores")
+@pytest.mark.skipif(limits.cores() < 2, reason="this machine has no second core, which a second worker needs")
 def test_workers_are_scaled_and_a_promoted_version_gets_as_many(first: Live) -> None:
     assert first.serve("scale", MODEL, "2").stdout == f"{MODEL} 1.0 has 2 workers.\n"
     assert len(set(first.workers()["1.0"])) == 2

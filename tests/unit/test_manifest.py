@@ -6,25 +6,9 @@ import pytest
 
 from export import manifest
 from export.manifest import Archive, Manifest
+from tests.unit.archives import ARCHIVE
 
-ONNX = Archive(
-    file="digits-onnx-1.0.mar",
-    sha256="1" * 64,
-    bytes=1,
-    model="digits",
-    runtime="onnx",
-    version="1.0",
-    device="cpu",
-    provider="CPUExecutionProvider",
-    precision="float32",
-    tf32=False,
-    artifact="model.onnx",
-    weights="a" * 64,
-    contract="c" * 64,
-    export_seconds=1,
-    files={},
-    versions={},
-)
+ONNX = ARCHIVE
 EAGER = ONNX.model_copy(update={"file": "digits-eager-1.0.mar", "runtime": "eager"})
 
 

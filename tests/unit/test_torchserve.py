@@ -13,29 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.archive import ROOT, environment
-from export.manifest import Archive
 from serve import torchserve
 from serve.protocol import BODY_LIMIT
 from serve.torchserve import Ports
+from tests.unit.archives import ARCHIVE
 
-ARCHIVE = Archive(
-    file="digits-onnx-1.0.mar",
-    sha256="0" * 64,
-    bytes=1,
-    model="digits",
-    runtime="onnx",
-    version="1.0",
-    device="cpu",
-    provider="CPUExecutionProvider",
-    precision="float32",
-    tf32=False,
-    artifact="model.onnx",
-    weights="0" * 64,
-    contract="0" * 64,
-    export_seconds=1,
-    files={},
-    versions={},
-)
 BEFORE = ARCHIVE.model_copy(update={"file": "digits-onnx-0.9.mar", "version": "0.9"})
 EAGER = ARCHIVE.model_copy(update={"file": "digits-eager-1.0.mar"})
 CHOSEN = {"digits-onnx": [ARCHIVE, BEFORE], "digits-eager": [EAGER]}

@@ -15,29 +15,14 @@ from serve.versions import (
     remember_defaults,
     remember_promoted,
 )
+from tests.unit.archives import ARCHIVE
 
 MODEL = "digits-onnx"
 
 
 def archive(version: str, runtime: str = "onnx") -> Archive:
-    return Archive(
-        file=f"digits-{runtime}-{version}.mar",
-        sha256=version * 8,
-        bytes=1,
-        model="digits",
-        runtime=runtime,
-        version=version,
-        device="cpu",
-        provider="CPUExecutionProvider",
-        precision="float32",
-        tf32=False,
-        artifact="",
-        weights="",
-        contract="",
-        export_seconds=1,
-        files={},
-        versions={},
-    )
+    changes = {"file": f"digits-{runtime}-{version}.mar", "sha256": version * 8, "runtime": runtime, "version": version}
+    return ARCHIVE.model_copy(update=changes)
 
 
 def promoted(version: str, previous: str = "") -> Promoted:
