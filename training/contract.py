@@ -24,8 +24,9 @@ class Frozen(BaseModel):
 class ImageInput(Frozen):
     """How the bytes of an image become the array that the graph takes: uint8 [height, width, channels], 0 to 255.
 
-    The image is turned upright, laid over black where it is transparent, converted to grey (1 channel) or RGB (3),
-    scaled to fit with its aspect ratio kept, and padded with black. An image with a side under `min_side` pixels, or
+    The image is turned upright, laid over black where it is transparent, and converted to grey (1 channel) or RGB (3).
+    `fit` "pad": it is scaled to fit with its aspect ratio kept, and padded with black. `fit` "crop": it is scaled until
+    its short side has `short_side` pixels, and the centre is cut out. An image with a side under `min_side` pixels, or
     with more than `max_pixels` in all, is refused before its pixels are decoded.
     """
 
@@ -33,8 +34,18 @@ class ImageInput(Frozen):
     height: Positive
     width: Positive
     channels: Literal[1, 3]
+    fit: Literal["pad", "crop"] = "pad"
+    short_side: Positive | None = None
     min_side: Positive = 8
     max_pixels: Positive = 25_000_000
+
+    @model_validator(mode="after")
+    def _croppable(self) -> Self:
+        if (self.fit == "crop") != (self.short_side is not None):
+            raise ValueError("short_side belongs to the fit crop, and to no other")
+        if self.short_side is not None and self.short_side < max(self.height, self.width):
+            raise ValueError("short_side must be at least height and width")
+        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,9 +57,11 @@ class Contract(Frozen):
 
     The graph takes uint8 [B, *input.shape], computes `(x / 255 - mean) / std` per channel by itself, and gives float32
     logits [B, len(labels)]. `max_batch` is the largest B that an artifact is compared at, and the largest that is run.
+    `arch` names the network where a model can have several.
     """
 
     model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    arch: str | None = None
     input: ImageInput
     mean: tuple[Fraction, ...]
     std: tuple[PositiveFraction, ...]

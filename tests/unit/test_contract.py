@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -23,12 +23,25 @@ sides = st.integers(1, 4096)
 
 
 @st.composite
+def image_inputs(draw: st.DrawFn, channels: Literal[1, 3]) -> ImageInput:
+    height, width, crop = draw(sides), draw(sides), draw(st.booleans())
+    return ImageInput(
+        height=height,
+        width=width,
+        channels=channels,
+        fit="crop" if crop else "pad",
+        short_side=max(height, width) + draw(sides) if crop else None,
+        max_pixels=draw(sides),
+    )
+
+
+@st.composite
 def contracts(draw: st.DrawFn) -> Contract:
-    channels = draw(st.sampled_from([1, 3]))
+    channels: Literal[1, 3] = draw(st.sampled_from([1, 3]))
     fractions = st.floats(0, 1)
     return Contract(
         model=draw(st.from_regex(r"\A[a-z][a-z0-9_]{0,20}\Z")),
-        input=ImageInput(height=draw(sides), width=draw(sides), channels=channels, max_pixels=draw(sides)),
+        input=draw(image_inputs(channels)),
         mean=tuple(draw(fractions) for _ in range(channels)),
         std=tuple(draw(st.floats(0, 1, exclude_min=True)) for _ in range(channels)),
         labels=tuple(draw(st.lists(st.text(), min_size=2, max_size=20, unique=True))),
@@ -75,9 +88,11 @@ def test_the_digest_names_the_contract() -> None:
     "fields",
     [
         {"model": "other"},
+        {"arch": "resnet18"},
         {"input__height": 32},
         {"input__width": 32},
         {"input__channels": 3, "mean": (0.1, 0.1, 0.1), "std": (0.3, 0.3, 0.3)},
+        {"input__fit": "crop", "input__short_side": 32},
         {"input__min_side": 9},
         {"input__max_pixels": 1000},
         {"mean": (0.1308,)},
@@ -104,6 +119,9 @@ def test_the_digest_changes_with_every_field(fields: dict[str, Any]) -> None:
         ({"input__channels": 3}, "mean and std need one value for each of the 3 channels"),
         ({"input__channels": 2}, "1 or 3"),
         ({"input__height": 0}, "greater than 0"),
+        ({"input__fit": "crop"}, "short_side belongs to the fit crop"),
+        ({"input__short_side": 32}, "short_side belongs to the fit crop"),
+        ({"input__fit": "crop", "input__short_side": 27}, "short_side must be at least height and width"),
         ({"labels": ("a", "b", "a")}, "labels must be distinct"),
         ({"labels": ("a",)}, "at least 2 items"),
         ({"model": "Big Model"}, "should match pattern"),

@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from torchvision.transforms.v2.functional import center_crop, resize
 
 from training.contract import ImageInput
-from training.inputs import NPY, BadInput, Pixels, decode, decode_npy, from_image, open_image
+from training.inputs import NPY, BadInput, Pixels, decode, decode_npy, from_image, read_image
 
 GREY = ImageInput(height=28, width=28, channels=1)
 RGB = ImageInput(height=28, width=28, channels=3)
 WIDE = ImageInput(height=20, width=30, channels=3)
+CROP = ImageInput(height=224, width=224, channels=3, fit="crop", short_side=256)
 
 
 def noise(*shape: int, seed: int = 0) -> Pixels:
@@ -231,8 +234,63 @@ def test_training_and_serving_see_the_same_pixels(width: int, height: int, lossl
     """The data set hands images over as they are, a request brings them as bytes."""
     image = Image.fromarray(noise(height, width, 3))
     body = encoded(image, "PNG") if lossless else encoded(image, "JPEG")
-    seen_in_training = from_image(image if lossless else open_image(body, GREY), GREY)
+    seen_in_training = from_image(Image.open(io.BytesIO(body)), GREY)
     assert np.array_equal(decode(body, GREY), seen_in_training[None])
+
+
+@given(
+    size=st.tuples(st.integers(16, 90), st.integers(16, 90)),
+    subsampling=st.sampled_from([0, 1, 2]),
+    quality=st.sampled_from([1, 50, 90, 100]),
+    progressive=st.booleans(),
+    mode=st.sampled_from(["RGB", "L"]),
+)
+def test_a_jpeg_has_the_pixels_that_pillow_gives_it(
+    size: tuple[int, int], subsampling: int, quality: int, progressive: bool, mode: str
+) -> None:
+    image = Image.fromarray(noise(*size, 3)).convert(mode)
+    body = encoded(image, "JPEG", subsampling=subsampling, quality=quality, progressive=progressive)
+    pillows = np.asarray(Image.open(io.BytesIO(body)).convert("RGB"))
+    assert np.array_equal(read_image(body, RGB), pillows)
+
+
+def test_a_jpeg_that_stores_rgb_as_it_is_has_the_pixels_that_pillow_gives_it() -> None:
+    body = encoded(Image.fromarray(noise(40, 50, 3)), "JPEG", keep_rgb=True)
+    assert np.array_equal(read_image(body, RGB), np.asarray(Image.open(io.BytesIO(body)).convert("RGB")))
+
+
+@pytest.mark.parametrize("size", [(375, 500), (500, 375), (224, 224), (256, 256), (300, 301), (48, 64), (100, 1600)])
+def test_a_crop_has_the_pixels_of_torchvisions_own_transforms(size: tuple[int, int]) -> None:
+    image = Image.fromarray(noise(*size, 3)).resize((size[1] // 2, size[0] // 2)).resize(size[::-1])
+    planes = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    expected = center_crop(resize(planes, [256], antialias=True), [224, 224])
+    assert np.array_equal(from_image(image, CROP), expected.permute(1, 2, 0).numpy())
+
+
+def test_a_crop_is_the_centre_of_a_wider_one() -> None:
+    """Training keeps its images wider than the network takes them, to cut them anew in each epoch."""
+    canvas = CROP.model_copy(update={"height": 256, "width": 256})
+    for size in ((375, 500), (501, 300), (256, 259)):
+        image = Image.fromarray(noise(*size, 3))
+        assert np.array_equal(from_image(image, canvas)[16:-16, 16:-16], from_image(image, CROP))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_upright_before_it_is_cropped(orientation: int) -> None:
+    image = Image.fromarray(noise(300, 500, 3))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    body = encoded(image, "JPEG", exif=exif, quality=95)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(body)))
+    assert np.array_equal(decode(body, CROP), from_image(upright, CROP)[None])
+
+
+def test_a_photograph_too_oblong_to_crop_is_refused() -> None:
+    assert decode(encoded(Image.new("RGB", (1600, 100))), CROP).shape == (1, 224, 224, 3)
+    with pytest.raises(BadInput, match=r"^The image is 20,000 × 1,000 pixels, which is too narrow. Crop it.$"):
+        decode(encoded(Image.new("RGB", (20_000, 1_000))), CROP)
+    with pytest.raises(BadInput, match=r"1 × 500 pixels\. Send one of at least 8 × 8"):
+        decode(encoded(Image.new("RGB", (1, 500))), CROP)
 
 
 # What is wrong is refused with a sentence.
