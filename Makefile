@@ -8,14 +8,21 @@ PYTHON3 ?= python3
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
+# The model of the zoo that the stages are about: make demo MODEL=photos
+MODEL ?= digits
+
 # What stands for a stage that is done. Stamps are written when all of it succeeded.
 INSTALLED := $(VENV)/.installed
-TRAINED := artifacts/digits/weights.safetensors artifacts/digits/contract.json artifacts/digits/metrics.json
-EXPORTED := model_store/.exported
+ARTIFACTS := artifacts/$(MODEL)
+TRAINED := $(ARTIFACTS)/weights.safetensors $(ARTIFACTS)/contract.json $(ARTIFACTS)/metrics.json
+EXPORTED := model_store/.exported-$(MODEL)
 
-TRAINING_SOURCES := $(wildcard training/*.py training/models/*.py)
+TRAINING_SOURCES := $(wildcard training/*.py training/models/__init__.py training/models/$(MODEL).py)
 EXPORT_SOURCES := $(wildcard export/*.py export/*.toml export/runtimes/*.py)
 ARCHIVED_SOURCES := $(wildcard serve/__init__.py serve/handler.py serve/inprocess.py serve/metrics.py serve/predictor.py serve/protocol.py)
+
+# A seven where there is one, or the first that training kept.
+SAMPLE = $(or $(firstword $(wildcard $(ARTIFACTS)/samples/seven.png $(ARTIFACTS)/samples/*)),$(ARTIFACTS)/samples)
 
 # pyproject.toml's dependencies as exact versions and hashes, without the name of any index.
 LOCK := $(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-config \
@@ -34,17 +41,17 @@ demo: $(EXPORTED)  ## to see it all: set up, train, export, serve, predict, veri
 	@trap 'status=$$?; trap "" INT TERM; $(MAKE) stop || status=1; exit $$status' EXIT; \
 	trap 'exit 130' INT; trap 'exit 143' TERM; \
 	$(MAKE) stop serve predict verify compare; \
-	printf '\nThe report: %s\n' 'artifacts/digits/verify.json, compare.json and compare.png'
+	printf '\nThe report: %s\n' '$(ARTIFACTS)/verify.json, compare.json and compare.png'
 
-train: $(TRAINED)  ## after a change in training/: train the digits model
+train: $(TRAINED)  ## after a change in training/: train the model (digits, or another: MODEL=photos)
 
 export: $(EXPORTED)  ## after training: write one checked archive per runtime to model_store/
 
 serve: $(EXPORTED)  ## to use the model: start a local TorchServe and wait until it answers
-	$(PYTHON) -m serve up
+	$(PYTHON) -m serve up $(MODEL)
 
 predict: $(INSTALLED)  ## while it serves: ask for the label of one sample
-	$(PYTHON) -m client predict artifacts/digits/samples/seven.png
+	$(PYTHON) -m client predict --model $(MODEL)-onnx $(SAMPLE)
 
 verify: $(INSTALLED)  ## while it serves: compare every hop with the eager model
 	$(PYTHON) -m client verify
@@ -82,8 +89,8 @@ $(INSTALLED): requirements.lock
 	@touch $@
 
 $(TRAINED) &: $(INSTALLED) $(TRAINING_SOURCES)
-	$(PYTHON) -m training digits
+	$(PYTHON) -m training $(MODEL)
 
 $(EXPORTED): $(TRAINED) $(EXPORT_SOURCES) $(ARCHIVED_SOURCES)
-	$(PYTHON) -m export digits $(if $(filter $(TRAINED) export/goldens.py export/requests.py,$?),--new-goldens)
+	$(PYTHON) -m export $(MODEL) $(if $(filter $(TRAINED) export/goldens.py export/requests.py,$?),--new-goldens)
 	@touch $@

@@ -60,7 +60,7 @@ def predictions(response: requests.Response, sent: Payload, model: str) -> list[
 
 def logits(response: requests.Response, sent: Payload, model: str) -> Logits:
     """float32 [N, C], every bit as the server sent it."""
-    values = _read_npy(response.content, model)
+    values = read_npy(response.content, model)
     _check_count(len(values), sent, model)
     return values
 
@@ -75,7 +75,7 @@ def parsed(kind: TypeAdapter[T], response: requests.Response, model: str | None)
         raise _nonsense(f"{where}: {first['msg']}" if where else first["msg"], model) from None
 
 
-def _read_npy(body: bytes, model: str) -> Logits:
+def read_npy(body: bytes, model: str) -> Logits:
     stream = BytesIO(body)
     try:
         np.lib.format.read_magic(stream)

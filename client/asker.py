@@ -1,12 +1,12 @@
 """One request about goldens, and all that can be checked of its answer alone."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from client.answers import Logits, Prediction
+from client.answers import Logits, Prediction, attested, read_npy
 from client.client import Client
 from client.errors import Rejected, ServerFailed, TokenRejected, UnknownModel
 from client.json_checks import disagreement
@@ -47,7 +47,7 @@ class Asker:
 
     def __init__(self, client: Client, model: str, archive: Archive, goldens: Goldens, contract: Contract) -> None:
         self.client, self.model, self.goldens, self.contract = client, model, goldens, contract
-        self.limit = parity.tolerance(archive.runtime, archive.precision, archive.device)
+        self.limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
         self.expected = {
             "model": model,
             "version": archive.version,
@@ -79,6 +79,21 @@ class Asker:
 
     def json_array(self, rows: list[int], top_k: int | None) -> Asked:
         return self._json(rows, self.goldens.pixels[rows], top_k, self.goldens.logits[rows], self.limit)
+
+    def recorded(self, row: int, headers: Mapping[str, str], body: bytes) -> str:
+        """What is wrong with an answer by logits that was got without the client; "" where nothing is."""
+
+        def read() -> Logits:
+            self._check(attested(headers))
+            logits = read_npy(body, self.model)
+            if logits.shape != (1, len(self.contract.labels)):
+                raise _Wrong(f"The answer is {list(logits.shape)} instead of one row for each label.")
+            return logits
+
+        logits, problem = _tried(read)
+        if logits is not None:
+            problem = parity.compare(logits, self.goldens[[row]], self.limit).sentence
+        return f"{self.goldens.names[row]}: {problem}" if problem else ""
 
     def nonsense(self) -> str:
         """Sends what is no input; what is wrong with the answer unless it is a refusal."""

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import statistics
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from client.client import Client
 from client.environment import environment
 from client.errors import Unreachable
 from client.options import Artifacts, ManagementUrl, Store, Url, console
-from client.payloads import payload
+from client.payloads import images_per_request, payload
 from client.store_names import served_names
 from client.tables import Figures, Row, tables
 from client.timing import Target, Timing
@@ -35,8 +36,9 @@ from training.files import publish
 ROUNDS = 3
 REQUESTS = 300
 WARM_UP = 50
-IMAGES_PER_REQUEST = 32
 CONNECTIONS = 16
+PHASE_SECONDS = 2.0  # a phase sends no more after that, whatever its number of requests
+TOTAL_SECONDS = 95  # no round begins that would end later
 NEEDED = ("torch", "matplotlib", "psutil")  # which the client alone installs without
 
 
@@ -69,15 +71,17 @@ class Contender:
         }
 
     def _served(self) -> Figures:
-        array = payload(self.goldens.pixels[np.arange(IMAGES_PER_REQUEST) % len(self.goldens)])
+        count = images_per_request(self.asker.contract)
+        array = payload(self.goldens.pixels[np.arange(count) % len(self.goldens)])
         images = Target(self.client.url, self.name)
         arrays = Target(self.client.url, self.name, array.content_type)
         bodies = _repeat(self.goldens.requests, REQUESTS)
-        images.time(bodies[:WARM_UP], CONNECTIONS)
-        one, many = images.time(bodies, 1), images.time(_repeat(bodies, 2 * REQUESTS), CONNECTIONS)
-        stacked = arrays.time([array.body] * (REQUESTS // 5), 1)
+        images.time(bodies[:WARM_UP], CONNECTIONS, PHASE_SECONDS / 4)
+        one = images.time(bodies, 1, PHASE_SECONDS)
+        many = images.time(_repeat(bodies, 2 * REQUESTS), CONNECTIONS, PHASE_SECONDS)
+        stacked = arrays.time([array.body] * (REQUESTS // 5), 1, PHASE_SECONDS)
         figures = _figures("served_1", one) | _figures(f"served_{CONNECTIONS}", many)
-        return figures | {"served_images_per_s_of_arrays": stacked.per_second * IMAGES_PER_REQUEST}
+        return figures | {"served_images_per_s_of_arrays": stacked.per_second * count}
 
     def _memory(self) -> list[float]:
         """Bytes of the model's workers, memory shared with other processes counted in part (PSS).
@@ -114,6 +118,8 @@ class Contender:
             "precision": served["precision"],
             "artifact_sha256": served["artifact"],
             "weights_sha256": served["weights"],
+            "max_batch": self.asker.contract.max_batch,
+            "images_per_request": images_per_request(self.asker.contract),
             **asdict(verdict),
             "flips": len(verdict.flips),
             **{name: _spread([value]) for name, value in fixed.items()},
@@ -122,8 +128,8 @@ class Contender:
             "overhead_p50_s": _spread([one["served_1_p50_s"] - one["inprocess_p50_s"] for one in self.rounds]),
         }
 
-    def proof(self) -> tuple[parity.Comparison, dict[str, str]]:
-        """How the served answers compare with eager's, and what they attest.
+    def proof(self, count: int | None = None) -> tuple[parity.Comparison, dict[str, str]]:
+        """How the served answers compare with eager's, on the first `count` goldens or all, and what they attest.
 
         Raises CannotCheck where that is not the archive: its time in process would stand beside another's over HTTP.
         """
@@ -132,11 +138,12 @@ class Contender:
                 f"{self.path} has other weights than the goldens. "
                 f"Export again: python -m export {self.archive.model} --new-goldens"
             )
-        asked = [self.asker.logits(row) for row in range(len(self.goldens))]
+        goldens = self.goldens[:count]
+        asked = [self.asker.logits(row) for row in range(len(goldens))]
         if problem := next((one.problem for one in asked if one.problem), ""):
             raise CannotCheck(f"{self.name} cannot be compared. {problem}")
         logits = [one.logits for one in asked if one.logits is not None]
-        return parity.compare(np.concatenate(logits), self.goldens, self.asker.limit), asked[0].served
+        return parity.compare(np.concatenate(logits), goldens, self.asker.limit), asked[0].served
 
 
 def _figures(name: str, timing: Timing) -> Figures:
@@ -185,8 +192,9 @@ def _compare(client: Client, names: list[str], artifacts: Path, store: Path) -> 
     for model in sorted({archive.model for archive in archives.values()}):
         chosen = {name: archive for name, archive in archives.items() if archive.model == model}
         folder = artifacts / model
-        rows = _measure(client, chosen, folder, store, threads, screen)
-        _write(folder, rows)
+        contenders = _measure(client, chosen, folder, store, threads, screen)
+        rows = [contender.row() for contender in contenders]
+        _write(folder, rows, len(contenders[0].rounds))
         for table in tables(rows):
             screen.print(table)
         screen.print(f"The figures are in {folder}/compare.json, drawn in {folder}/compare.png.", soft_wrap=True)
@@ -194,10 +202,15 @@ def _compare(client: Client, names: list[str], artifacts: Path, store: Path) -> 
     return found
 
 
-def _write(folder: Path, rows: list[Row]) -> None:
+def _too_long(elapsed: float, rounds: int) -> bool:
+    """Whether one more would end after `TOTAL_SECONDS`, if it takes as long as the others did."""
+    return rounds > 0 and elapsed / rounds * (rounds + 1) > TOTAL_SECONDS
+
+
+def _write(folder: Path, rows: list[Row], rounds: int) -> None:
     from client.picture import draw
 
-    report = {"environment": environment(), "rounds": ROUNDS, "rows": rows}
+    report = {"environment": environment(), "rounds": rounds, "rows": rows}
     with publish(folder / "compare.json") as draft:
         draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     with publish(folder / "compare.png") as draft:
@@ -206,19 +219,24 @@ def _write(folder: Path, rows: list[Row]) -> None:
 
 def _measure(
     client: Client, archives: dict[str, Archive], folder: Path, store: Path, threads: int, screen: Console
-) -> list[Row]:
-    """All contenders in turn, in each round the other way round, so that a machine's moods meet them all."""
+) -> list[Contender]:
+    """All contenders in turn, in each round the other way round, so that a machine's moods meet them all.
+
+    At most `ROUNDS`, at least one, and none that would end after `TOTAL_SECONDS`.
+    """
     goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
     contenders = [
         Contender(Asker(client, name, archive, goldens, contract), archive, store / archive.file, threads)
         for name, archive in archives.items()
     ]
     for contender in contenders:
-        contender.proof()
+        contender.proof(1)
+    start, rounds = time.monotonic(), 0
     with Progress(console=screen, transient=True) as progress:
         task = progress.add_task("Comparing", total=ROUNDS * len(contenders))
-        for turn in range(ROUNDS):
-            for contender in contenders[:: 1 if turn % 2 == 0 else -1]:
+        while rounds < ROUNDS and not _too_long(time.monotonic() - start, rounds):
+            for contender in contenders[:: 1 if rounds % 2 == 0 else -1]:
                 contender.measure()
                 progress.advance(task)
-    return [contender.row() for contender in contenders]
+            rounds += 1
+    return contenders

@@ -17,6 +17,7 @@ from export.archive import Hop
 CONCURRENCY = 16
 BATCHED_REQUESTS = 400
 LOAD_REQUESTS = 1000
+HOP_SECONDS = 8.0  # a hop with company sends no more after that, once it has sent every golden
 ALONE_TRIES = 10
 ALONE_PAUSE = 0.05
 
@@ -59,7 +60,7 @@ class HttpHops:
         asked = self._concurrently(self._ask_among_strangers, BATCHED_REQUESTS)
         verdict = self._verdict(asked)
         if verdict.ok and all(one.was_alone for one in asked if len(one.rows) == 1):
-            raise CannotCheck(f"{self.asker.model}: no two of {BATCHED_REQUESTS} concurrent requests shared a batch.")
+            raise CannotCheck(f"{self.asker.model}: no two of {len(asked)} concurrent requests shared a batch.")
         return verdict
 
     def _ask_among_strangers(self, turn: int) -> Asked:
@@ -89,10 +90,15 @@ class HttpHops:
         return turn % (len(self.asker.contract.labels) + 1) or None
 
     def _concurrently(self, ask: Callable[[int], Asked], count: int) -> list[Asked]:
-        """The turns in random order, the same at each run, `CONCURRENCY` in flight at a time."""
-        turns = random.Random(0).sample(range(count), count)
+        """Up to `count` turns, `CONCURRENCY` in flight at a time. The first have every golden once, however long it
+        takes; the others end after `HOP_SECONDS`. Each part is in random order, the same at each run.
+        """
+        dice, first, deadline = random.Random(0), min(count, len(self.goldens)), time.monotonic() + HOP_SECONDS
+        needed, more = dice.sample(range(first), first), dice.sample(range(first, count), count - first)
         with ThreadPoolExecutor(CONCURRENCY) as workers:
-            return list(workers.map(ask, turns))
+            asked = workers.map(ask, needed)
+            extra = workers.map(lambda turn: ask(turn) if time.monotonic() < deadline else None, more)
+            return [*asked, *(one for one in extra if one)]
 
     def _verdict(self, asked: list[Asked]) -> parity.Comparison:
         """All logits against eager's; red too where any answer is wrong. JSON has been compared already, and counts."""

@@ -1,5 +1,6 @@
 """What a caller holds → the bytes of one request. The server decodes and resizes; nothing is lost on the way to it."""
 
+import math
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,11 +12,14 @@ from PIL import Image
 from PIL.ExifTags import Base as Exif
 
 from serve.protocol import BODY_LIMIT, NPY
+from training.contract import Contract
 from training.inputs import BadInput
 
 Input = bytes | str | Path | Image.Image | NDArray[np.uint8]
 
 ANY_BYTES = "application/octet-stream"
+NPY_HEADER = 128  # bytes
+ENOUGH_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ def payload(source: Input) -> Payload:
         return _limited(_npy(batch), NPY, len(batch))
     body = source if isinstance(source, bytes) else _read(source)
     return _limited(body, NPY, None) if body.startswith(b"\x93NUMPY") else _limited(body, ANY_BYTES, 1)
+
+
+def images_per_request(contract: Contract) -> int:
+    """How many arrays fit into one request, of those that one batch takes; `ENOUGH_IMAGES` at most."""
+    images = (BODY_LIMIT - NPY_HEADER) // math.prod(contract.input.shape)
+    return max(1, min(ENOUGH_IMAGES, contract.max_batch, images))
 
 
 def _limited(body: bytes, content_type: str, count: int | None) -> Payload:

@@ -12,7 +12,10 @@ PANELS = (
     ("Latency, p50, one at a time (ms)", (("in process", "inprocess_p50_s", 1e3), ("served", "served_1_p50_s", 1e3))),
     (
         "Throughput (images/s)",
-        (("16 connections", "served_16_per_s", 1), ("arrays of 32", "served_images_per_s_of_arrays", 1)),
+        (
+            ("16 connections", "served_16_per_s", 1),
+            ("arrays of {images_per_request}", "served_images_per_s_of_arrays", 1),
+        ),
     ),
     ("Worker memory (MB)", (("PSS", "worker_memory_bytes", 1e-6),)),
 )
@@ -35,7 +38,7 @@ def _bars(axes: Axes, series: Sequence[tuple[str, str, float]], rows: list[Row])
         middle, low, high = ([scale * row[name][key] for row in rows] for key in ("median", "low", "high"))
         errors = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
         places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(rows))]
-        axes.bar(places, middle, width * 0.9, yerr=errors, capsize=3, label=label)
+        axes.bar(places, middle, width * 0.9, yerr=errors, capsize=3, label=label.format(**rows[0]))
     axes.set_xticks(range(len(rows)), [row["runtime"] for row in rows])
     axes.margins(y=0.3)  # room for the legend
     axes.legend()

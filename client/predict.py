@@ -49,7 +49,7 @@ def predict(
     """
     with Client(url, timeout=(CONNECT_SECONDS, timeout)) as client, ExitStack() as stack:
         if curl:
-            for file in _files(source):
+            for file in image_files(source):
                 print(client.curl(file, model, top_k))
             return
         named = _inputs(source)
@@ -66,10 +66,10 @@ def predict(
 def _inputs(source: str) -> Named:
     if source == STDIN:
         return [(STDIN, sys.stdin.buffer.read(BODY_LIMIT + 1))]
-    return [(file, Path(file)) for file in _files(source)]
+    return [(file, Path(file)) for file in image_files(source)]
 
 
-def _files(source: str) -> list[str]:
+def image_files(source: str) -> list[str]:
     """The files that `source` stands for. ValueError where there are none."""
     path = Path(source)
     if source == STDIN or path.is_file():

@@ -23,14 +23,14 @@ BLOCKS: dict[str, dict[str, tuple[str, tuple[float, str]]]] = {
     "In process": {
         "p50": ("inprocess_p50_s", MS),
         "p99": ("inprocess_p99_s", MS),
-        "images/s at batch 32": ("inprocess_images_per_s", PLAIN),
+        "images/s at batch {max_batch}": ("inprocess_images_per_s", PLAIN),
     },
     "Served, 1 connection": {
         "p50": ("served_1_p50_s", MS),
         "p99": ("served_1_p99_s", MS),
         "requests/s": ("served_1_per_s", PLAIN),
         "p50 over in process": ("overhead_p50_s", MS),
-        "images/s, 32 a request": ("served_images_per_s_of_arrays", PLAIN),
+        "images/s, {images_per_request} a request": ("served_images_per_s_of_arrays", PLAIN),
     },
     "Served, 16 connections": {
         "p50": ("served_16_p50_s", MS),
@@ -43,7 +43,8 @@ BLOCKS: dict[str, dict[str, tuple[str, tuple[float, str]]]] = {
 def tables(rows: list[Row]) -> Iterable[Table]:
     """One row per runtime in each table; a median, with the lowest and highest of the rounds where they differ."""
     for title, block in BLOCKS.items():
-        table = Table("model", *block, title=title, title_justify="left", box=box.SIMPLE)
+        names = (name.format(**rows[0]) for name in block)  # all are of one model, so of one contract
+        table = Table("model", *names, title=title, title_justify="left", box=box.SIMPLE)
         for row in rows:
             table.add_row(row["model"], *(_cell(row[name], *form) for name, form in block.values()))
         yield table

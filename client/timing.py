@@ -1,17 +1,23 @@
 """Timing a server from outside: a closed loop over a fixed number of connections, on bare sockets."""
 
+import asyncio
+import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.errors import ServerFailed
+from client.generator import Generator
+from client.load_plan import Plan, Requests, Seen
 from client.tokens import TokenSource
+from client.wire import post, precise_loop, resolved
+
+NEVER = 1 << 62
+ANSWER_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -37,30 +43,25 @@ class Target:
     model: str
     content_type: str = ""
 
-    def time(self, bodies: Sequence[bytes], connections: int) -> Timing:
-        """Sends each body once, over `connections` that stay open. Raises ServerFailed at the first answer but 200."""
-        shares = [bodies[index::connections] for index in range(connections)]
-        start = time.perf_counter()
-        with ThreadPoolExecutor(connections) as workers:
-            latencies = list(workers.map(self._one_connection, shares))
-        return Timing(np.concatenate(latencies), time.perf_counter() - start)
+    def time(self, bodies: Sequence[bytes], connections: int, seconds: float = math.inf) -> Timing:
+        """Sends each body once, over `connections` that stay open; none after `seconds`, but one on each.
 
-    def _one_connection(self, bodies: Sequence[bytes]) -> NDArray[np.float64]:
-        address = urlsplit(self.url)
-        assert address.hostname
-        connection = HTTPConnection(address.hostname, address.port, timeout=60)
+        Raises ServerFailed when an answer is another than 200.
+        """
         headers = {"Content-Type": self.content_type, "Authorization": f"Bearer {self._token()}"}
-        latencies = np.empty(len(bodies))
-        for index, body in enumerate(bodies):
-            start = time.perf_counter()
-            connection.request("POST", f"/predictions/{self.model}", body, headers)
-            response = connection.getresponse()
-            words = response.read()
-            latencies[index] = time.perf_counter() - start
-            if response.status != 200:
-                raise ServerFailed(words.decode(errors="replace"), self.model, response.status)
-        connection.close()
-        return latencies
+        path, host = f"/predictions/{self.model}", urlsplit(self.url).netloc
+        sent = [post(host, path, headers, body) for body in bodies]
+        start = time.monotonic()
+        plan = Plan(start, seconds, min(connections, len(sent)), ANSWER_SECONDS, most=len(sent))
+        with asyncio.Runner(loop_factory=precise_loop) as runner:
+            seen = runner.run(self._seen(Requests(sent, sent[:1], NEVER), plan))
+        if seen.failed:
+            raise ServerFailed(f"A request failed while it was timed: {seen.failed[0][1]}.", self.model)
+        answered = np.array(seen.answered)
+        return Timing(answered[:, 1] - answered[:, 0], float(answered[:, 1].max()))
+
+    async def _seen(self, requests: Requests, plan: Plan) -> Seen:
+        return await Generator(resolved(self.url), requests, plan).run()
 
     def _token(self) -> str:
         return TokenSource("inference", self.url).current() or ""

@@ -10,8 +10,8 @@ from rich.console import Console
 from export.archive import archive_name
 from export.on_torch import check_device
 from export.parity import unmeasured
-from export.pipeline import export_runtime, goldens_of
-from export.runtime import runtime_module, runtime_names
+from export.pipeline import Exported, export_runtime, goldens_of
+from export.runtime import float32_names, runtime_module
 from export.trained import load_trained
 from training.commands import run
 
@@ -21,7 +21,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A model of the zoo, trained.")],
-    runtime: Annotated[list[str] | None, typer.Option(help="Only this runtime; may be given several times.")] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be given several times.  [default: all in float32]")
+    ] = None,
     new_goldens: Annotated[
         bool, typer.Option("--new-goldens", help="Ask the eager model for new goldens first.")
     ] = False,
@@ -35,25 +37,30 @@ def export(
     console = Console()
     _check_version(version)
     check_device(device)
-    trained = load_trained(model, artifacts)
-    chosen = _runtimes(runtime, device, console)
+    trained = load_trained(model, artifacts, data_dir)
+    chosen = _runtimes(model, runtime, device, console)
     names = [archive_name(model, name) for name in chosen]
-    goldens = goldens_of(trained, new_goldens, data_dir)
+    goldens = goldens_of(trained, new_goldens)
     for name in chosen:
         with console.status(f"Exporting {model} to {name}"):
             exported = export_runtime(trained, goldens, name, version, store, device)
-        verdict = exported.verdict
-        console.print(
-            f"{exported.name:20} {exported.seconds:5.1f} s {exported.bytes / 1e6:6.2f} MB   "
-            f"{verdict.compared} answers compared with eager, largest difference {verdict.max_abs:.2g} "
-            f"(limit {verdict.atol:g} + {verdict.rtol:g}·|eager|), {len(verdict.flips)} decided otherwise",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(_line(exported), highlight=False, soft_wrap=True)
         for other, kept in exported.outdated.items():
             if other not in names:
                 sentence = f"{other} {kept.version} is of older weights; it is kept for rollback."
                 console.print(f"[yellow]{sentence}[/]", highlight=False, soft_wrap=True)
+
+
+def _line(exported: Exported) -> str:
+    entry, verdict = exported.entry, exported.verdict
+    line = (
+        f"{exported.name:20} {entry.export_seconds:5.1f} s {entry.bytes / 1e6:6.2f} MB   "
+        f"{verdict.compared} answers compared with eager, largest difference {verdict.max_abs:.2g} "
+        f"(limit {verdict.atol:g} + {verdict.rtol:g}·|eager|), {len(verdict.flips)} decided otherwise"
+    )
+    if entry.accuracy is None:
+        return line
+    return f"{line}; {entry.accuracy:.2%} of the held-out inputs right, eager {entry.eager_accuracy:.2%}"
 
 
 def _check_version(version: str) -> None:
@@ -61,10 +68,13 @@ def _check_version(version: str) -> None:
         raise ValueError(f"Version {version!r} is none. Give numbers with dots between them, such as 1.0 or 2.")
 
 
-def _runtimes(asked: list[str] | None, device: str, console: Console) -> list[str]:
-    """Those asked for, or all that this machine can export for; what is left out is said. Raises ValueError."""
-    names = asked or runtime_names()
-    missing = {name: runtime_module(name).missing(device) or unmeasured(name, device) for name in names}
+def _runtimes(model: str, asked: list[str] | None, device: str, console: Console) -> list[str]:
+    """Those asked for, or all in float32 that this machine can export for; what is left out is said.
+
+    Raises ValueError.
+    """
+    names = [name.replace("-", "_") for name in asked or float32_names()]
+    missing = {name: runtime_module(name).missing(device) or unmeasured(model, name, device) for name in names}
     for name, reason in missing.items():
         if reason and asked:
             raise ValueError(f"Can't export for {name}: {reason}")

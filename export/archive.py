@@ -63,12 +63,18 @@ DEVICE_TYPES = {"cpu": "cpu", "cuda": "gpu"}  # by kind of device, in TorchServe
 
 def archive_name(model: str, runtime: str) -> str:
     """The name that an archive is served under."""
-    return f"{model}-{runtime}"
+    return f"{model}-{runtime.replace('_', '-')}"
 
 
 def archive_file(name: str, version: str) -> str:
     """The file of one version in a store, where all versions lie side by side."""
     return f"{name}-{version}.mar"
+
+
+def code_of(model: str, runtime: str) -> list[str]:
+    """The files of this repository that an archive carries; `onnx_int8` is built on `onnx`."""
+    runtimes = dict.fromkeys([runtime.partition("_")[0], runtime])
+    return [*CODE, f"training/models/{model}.py", *(f"export/runtimes/{name}.py" for name in runtimes)]
 
 
 def pack(
@@ -80,7 +86,7 @@ def pack(
     """
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch, "stage")
-        for code in (*CODE, f"training/models/{contract.model}.py", f"export/runtimes/{runtime}.py"):
+        for code in code_of(contract.model, runtime):
             (stage / code).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / code, stage / code)
         for beside, file in files.items():
@@ -188,10 +194,12 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
     """
     found = run_inprocess("answers", archive, threads)
     sizes = sorted(int(name.removeprefix("runtime_")) for name in found if name.startswith("runtime_"))
-    expected = {"pixels", "refused", "attested_precision", "attested_device", *(f"handler_{size}" for size in sizes)}
+    expected = {"model", "pixels", "refused", *(f"handler_{size}" for size in sizes)}
+    expected |= {"attested_precision", "attested_device"}
     if not sizes or expected - found.keys():
         raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")
-    limit = parity.tolerance(runtime, str(found["attested_precision"]), str(found["attested_device"]))
+    precision, device = str(found["attested_precision"]), str(found["attested_device"])
+    limit = parity.tolerance(str(found["model"]), runtime, precision, device)
 
     def at_all_sizes(hop: str) -> Hop:
         return Hop(hop, parity.worst_of([parity.compare(found[f"{hop}_{size}"], goldens, limit) for size in sizes]))

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from training.inputs import Pixels
 
 # What numpy and zipfile raise for a file that is not, or not any more, an `.npz` of these arrays.
-DAMAGED = (ValueError, LookupError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+DAMAGED = (
+    *(ValueError, LookupError, EOFError, TypeError, RuntimeError, OSError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ class File(Frozen):
 class Archive(Frozen):
     """One `.mar`. `weights` and `contract` are SHA-256 digests, `files` what it holds, `versions` what made it.
 
-    `provider`, `precision` and `tf32` are those that the artifact was verified with.
+    `provider`, `precision` and `tf32` are those that the artifact was verified with. `accuracy` and `eager_accuracy`
+    are the shares of held-out inputs decided right, by it and by eager; None where the precision is eager's own.
     """
 
     file: str
@@ -37,6 +38,8 @@ class Archive(Frozen):
     export_seconds: float
     files: dict[str, File]
     versions: dict[str, str]
+    accuracy: float | None = None
+    eager_accuracy: float | None = None
 
 
 class Manifest(Frozen):

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import nn
 
-from export.runtime import Logits
+from export.runtime import Logits, OutOfMemory
 from training.inputs import Pixels
 
 
@@ -37,12 +38,31 @@ def forbid_tf32(device: str) -> bool:
 
 
 def runner(graph: Callable[[torch.Tensor], torch.Tensor], device: str) -> Callable[[Pixels], Logits]:
-    """A graph over tensors → a callable over arrays."""
+    """A graph over tensors → a callable over arrays, which raises OutOfMemory."""
 
     @torch.inference_mode()
     def run(batch: Pixels) -> Logits:
-        images = torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(device)
-        logits: Logits = graph(images).cpu().numpy()
+        images = torch.from_numpy(np.require(batch, requirements=["C", "W"]))
+        try:
+            logits: Logits = graph(images.to(device)).cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(str(error)) from None
         return logits
 
     return run
+
+
+class Bfloat16(nn.Module):
+    """A network whose convolutions and matrix products are computed in bfloat16 on the CPU.
+
+    The scaling before them stays float32, and so do the logits.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits: torch.Tensor = self.network(images)
+        return logits.float()

@@ -1,6 +1,7 @@
 """From trained weights to verified archives. Nothing takes its final name before it was loaded back and compared."""
 
 import copy
+import os
 import shutil
 import tempfile
 import time
@@ -11,17 +12,21 @@ import numpy as np
 import torch
 
 from export import archive, manifest, parity
+from export.accuracy import Accuracies, answer, compare_accuracy
 from export.goldens import Goldens
 from export.requests import make_requests
 from export.runtime import Loaded, device_kind, runtime_module
 from export.trained import Trained
 from training.files import publish
 from training.inputs import decode
-from training.models import model_module
 from training.versions import versions
 
-PACKAGES = ("numpy", "pillow", "torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "torch-model-archiver")
-THREADS = 1
+PACKAGES = (
+    *("numpy", "pillow", "simplejpeg", "torch", "torchvision", "onnx", "onnxruntime-gpu"),
+    *("torchserve", "torch-model-archiver"),
+)
+THREADS = 1  # of eager's answers, so that they are the same bits everywhere
+COMPARED_THREADS = min(2, len(os.sched_getaffinity(0)))  # the tolerances were measured with 1 and 2
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,12 @@ class Exported:
     """What was published. `outdated` are the archives that it leaves behind, being of other weights, by their names."""
 
     name: str
-    seconds: float
-    bytes: int
+    entry: manifest.Archive
     verdict: parity.Comparison
     outdated: dict[str, manifest.Archive]
 
 
-def goldens_of(trained: Trained, renew: bool, data_directory: Path) -> Goldens:
+def goldens_of(trained: Trained, renew: bool) -> Goldens:
     """The goldens beside the weights, made when there are none or when they are to be renewed.
 
     Raises ValueError when they were answered by other weights: a changed model is never taken for the same one unasked.
@@ -49,16 +53,16 @@ def goldens_of(trained: Trained, renew: bool, data_directory: Path) -> Goldens:
                 f"make new goldens: python -m export {trained.contract.model} --new-goldens"
             )
         return goldens
-    goldens = make_goldens(trained, data_directory)
+    goldens = make_goldens(trained)
     with publish(path) as draft:
         goldens.write(draft)
     return goldens
 
 
-def make_goldens(trained: Trained, data_directory: Path) -> Goldens:
+def make_goldens(trained: Trained) -> Goldens:
     """Held-out images as requests, answered one at a time by the network in float32 and in float64."""
-    splits = model_module(trained.contract.model).data(trained.metrics["data"]["source"], data_directory)
-    names, requests = zip(*make_requests(splits.held_out.images), strict=True)
+    held_out = trained.data.held_out.images
+    names, requests = zip(*make_requests(held_out, trained.contract.input), strict=True)
     pixels = np.concatenate([decode(body, trained.contract.input) for body in requests])
     torch.set_num_threads(THREADS)
     return Goldens(
@@ -67,14 +71,9 @@ def make_goldens(trained: Trained, data_directory: Path) -> Goldens:
         names=names,
         requests=requests,
         pixels=pixels,
-        logits=_answer(trained.network, pixels),
-        oracle=_answer(copy.deepcopy(trained.network).double(), pixels),
+        logits=answer(trained.network, pixels),
+        oracle=answer(copy.deepcopy(trained.network).double(), pixels),
     )
-
-
-@torch.inference_mode()
-def _answer(network: torch.nn.Module, pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([network(torch.from_numpy(image[None])).numpy() for image in pixels])
 
 
 def export_runtime(
@@ -95,23 +94,24 @@ def export_runtime(
     ):
         runtime_module(runtime).export(trained, artifact_draft, device)
         loaded, verdict = compare_artifact(artifact_draft, trained, goldens, runtime, device)
+        accuracies = compare_accuracy(loaded, trained, runtime)
         packed = Path(scratch, archive.archive_file(name, version))
         beside = {file: trained.path.with_name(file) for file in ("contract.json", "goldens.npz")}
         _pack(packed, trained, goldens, runtime, version, device, {artifact.name: artifact_draft, **beside})
-        entry = _entry(packed, trained, loaded, runtime, version, time.perf_counter() - start)
+        entry = _entry(packed, trained, loaded, accuracies, runtime, version, time.perf_counter() - start)
         shutil.copyfile(packed, archive_draft)
     outdated = manifest.add(store, name, entry)
-    return Exported(name, entry.export_seconds, entry.bytes, verdict, outdated)
+    return Exported(name, entry, verdict, outdated)
 
 
 def compare_artifact(
     path: Path, trained: Trained, goldens: Goldens, runtime: str, device: str
 ) -> tuple[Loaded, parity.Comparison]:
     """Loads an artifact back and compares it with eager at every batch size. Raises ValueError when they differ."""
-    loaded = runtime_module(runtime).load(path, device, THREADS)
+    loaded = runtime_module(runtime).load(path, device, COMPARED_THREADS)
     if (loaded.contract, loaded.weights) != (trained.contract, trained.digest):
         raise ValueError(f"The {runtime} artifact doesn't carry the contract and weights that it was made from.")
-    limit = parity.tolerance(runtime, loaded.precision, loaded.device)
+    limit = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device)
     sizes = parity.batch_sizes(trained.contract.max_batch)
     verdict = parity.worst_of(
         [parity.compare(parity.run_goldens(loaded, goldens, size), goldens, limit) for size in sizes]
@@ -137,7 +137,7 @@ def _pack(
     name = archive.archive_name(contract.model, runtime)
     try:
         archive.pack(packed, files, name=name, contract=contract, runtime=runtime, version=version, device=device)
-        hops = archive.inprocess_hops(packed, goldens, runtime, THREADS)
+        hops = archive.inprocess_hops(packed, goldens, runtime, COMPARED_THREADS)
     except RuntimeError as error:
         raise ValueError(f"{packed.name} was not published. {error}") from error
     for hop in hops:
@@ -148,7 +148,13 @@ def _pack(
 
 
 def _entry(
-    packed: Path, trained: Trained, loaded: Loaded, runtime: str, version: str, seconds: float
+    packed: Path,
+    trained: Trained,
+    loaded: Loaded,
+    accuracies: Accuracies | None,
+    runtime: str,
+    version: str,
+    seconds: float,
 ) -> manifest.Archive:
     file = manifest.describe(packed)
     return manifest.Archive(
@@ -168,6 +174,8 @@ def _entry(
         export_seconds=round(seconds, 3),
         files=_contents(packed),
         versions=versions(PACKAGES),
+        accuracy=accuracies.artifact if accuracies else None,
+        eager_accuracy=accuracies.eager if accuracies else None,
     )
 
 

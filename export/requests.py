@@ -6,21 +6,32 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from training.contract import ImageInput
 from training.inputs import Pixels
 
-# Width and height: smaller than the input, as large, larger, and of other shapes.
-SIZES = ((8, 8), (28, 28), (20, 31), (64, 48), (57, 160), (300, 200))
+Size = tuple[int, int]  # width and height
+
+# Smaller than the input, as large, larger, and of other shapes.
+SIZES: tuple[Size, ...] = ((8, 8), (28, 28), (20, 31), (64, 48), (57, 160), (300, 200))
 
 
-def make_requests(images: Pixels) -> Iterator[tuple[str, bytes]]:
-    """Held-out images uint8 [N, H, W, C] → a name and the bytes of a file, for each form at each size."""
-    pictures = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images]
-    forms = [(form, size) for size in SIZES for form in FORMS]
-    if len(pictures) < len(forms):
-        raise ValueError(f"Goldens need {len(forms)} held-out images, and there are {len(pictures)}.")
-    for picture, (form, (width, height)) in zip(pictures, forms, strict=False):
+def make_requests(images: Pixels, spec: ImageInput) -> Iterator[tuple[str, bytes]]:
+    """Held-out images uint8 [N, H, W, C] → a name and the bytes of a file, one of another image each.
+
+    Inputs that are padded come in each form at each size. Those that are cropped are photographs, which come in few
+    forms of each size, since they are large.
+    """
+    wanted = _photographs() if spec.fit == "crop" else [(form, size) for size in SIZES for form in FORMS]
+    if len(images) < len(wanted):
+        raise ValueError(f"Goldens need {len(wanted)} held-out images, and there are {len(images)}.")
+    for image, (form, (width, height)) in zip(images, wanted, strict=False):
+        picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
         resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-        yield f"{form} {width}x{height}", FORMS[form](resized)
+        yield f"{form} {width}x{height}", PHOTO_FORMS[form](resized)
+
+
+def _photographs() -> list[tuple[str, Size]]:
+    return [(form, size) for form in PHOTO_FORMS for size in PHOTO_SIZES.get(form, OTHER_PHOTO_SIZES)]
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -71,3 +82,16 @@ FORMS: dict[str, Callable[[Image.Image], bytes]] = {
     "jpeg exif 6": lambda picture: _turned(picture.convert("L"), 6),
     "webp": lambda picture: _file(picture.convert("RGB"), "WEBP", lossless=True),
 }
+
+PHOTO_FORMS = FORMS | {"jpeg progressive": lambda picture: _jpeg(picture.convert("RGB"), progressive=True)}
+
+# Lossless files of photographs are large, so they come in small sizes, and cameras' files in cameras' shapes.
+PHOTO_SIZES: dict[str, tuple[Size, ...]] = {
+    "jpeg grey": ((500, 375), (224, 224)),
+    "jpeg rgb": ((500, 375), (375, 500), (1280, 960), (64, 48), (1000, 80)),
+    "jpeg cmyk": ((300, 200),),
+    "jpeg exif 3": ((375, 500),),
+    "jpeg exif 6": ((500, 375), (640, 120)),
+    "jpeg progressive": ((500, 375), (375, 500)),
+}
+OTHER_PHOTO_SIZES: tuple[Size, ...] = ((300, 200), (64, 48))

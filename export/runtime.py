@@ -23,6 +23,8 @@ Logits = NDArray[np.float32]
 CONTRACT = "contract"
 WEIGHTS = "weights_sha256"
 
+FLOAT32 = "float32"  # the precision that networks are trained in; any other is exported only when asked for
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -36,7 +38,7 @@ class Loaded:
     weights: str
     provider: str
     device: str
-    precision: str = "float32"
+    precision: str = FLOAT32
     tf32: bool = False
 
     def __call__(self, batch: Pixels) -> Logits:
@@ -47,10 +49,15 @@ class Loaded:
         return logits
 
 
+class OutOfMemory(RuntimeError):
+    """The device had too little memory left for a batch; the next one may find more."""
+
+
 class Runtime(Protocol):
     """What a file in `export/runtimes` offers."""
 
     ARTIFACT: str
+    PRECISION: str
 
     def missing(self, device: str, /) -> str | None:
         """Why this machine can't export for this runtime on a kind of device, and what to do; None when it can."""
@@ -71,6 +78,11 @@ def runtime_names() -> list[str]:
     """The runtimes that there are, eager first."""
     names = [module.name for module in pkgutil.iter_modules(runtimes.__path__)]
     return sorted(names, key=lambda name: (name != "eager", name))
+
+
+def float32_names() -> list[str]:
+    """Those that compute as training did; the others give some precision away for speed."""
+    return [name for name in runtime_names() if runtime_module(name).PRECISION == FLOAT32]
 
 
 def runtime_module(name: str) -> Runtime:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,27 @@ from export.runtime import CONTRACT, WEIGHTS
 from training import weights
 from training.contract import Contract
 from training.files import sha256
-from training.models import model_module
+from training.models import Data, model_module
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network in evaluation mode, float32, on the CPU. `digest` is the SHA-256 of its weights file `path`."""
+    """A trained network in evaluation mode, float32, on the CPU. `digest` is the SHA-256 of its weights file `path`.
+
+    What it was trained with lies in `data_directory` where it had to be downloaded.
+    """
 
     network: nn.Module
     contract: Contract
     path: Path
     digest: str
     metrics: Mapping[str, Any]
+    data_directory: Path = Path("data")
+
+    @cached_property
+    def data(self) -> Data:
+        """The splits that it was trained with. Raises ValueError when they can't be had any more."""
+        return model_module(self.contract.model).data(self.metrics["data"]["source"], self.data_directory)
 
     @property
     def example(self) -> torch.Tensor:
@@ -39,7 +49,7 @@ class Trained:
         return {CONTRACT: self.contract.to_json(), WEIGHTS: self.digest}
 
 
-def load_trained(model: str, artifacts: Path) -> Trained:
+def load_trained(model: str, artifacts: Path, data_directory: Path = Path("data")) -> Trained:
     """Reads `artifacts/<model>/`. Raises ValueError when weights, contract and metrics don't belong together."""
     model_module(model)
     path = artifacts / model / "weights.safetensors"
@@ -53,7 +63,7 @@ def load_trained(model: str, artifacts: Path) -> Trained:
     network, contract = weights.read(path)
     if Contract.read(path.with_name("contract.json")) != contract:
         raise ValueError(f"{path} carries another contract than the contract.json beside it. Train again.")
-    return Trained(network, contract, path, digest, metrics)
+    return Trained(network, contract, path, digest, metrics, data_directory)
 
 
 def _metrics(path: Path, model: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ for command in (operate.status, operate.promote, operate.rollback, operate.scale
 @app.command()
 def up(
     models: Annotated[
-        list[str] | None, typer.Argument(help="Models to serve, such as digits-onnx; all by default.")
+        list[str] | None, typer.Argument(help="What to serve: digits-onnx, or digits for each of it; all by default.")
     ] = None,
     store: Annotated[Path, typer.Option(help="Where the archives are.")] = Path("model_store"),
     port: Annotated[
@@ -54,7 +54,7 @@ def up(
 @app.command(name="run")
 def run_service(
     models: Annotated[
-        list[str] | None, typer.Argument(help="Models to serve, such as digits-onnx; all by default.")
+        list[str] | None, typer.Argument(help="What to serve: digits-onnx, or digits for each of it; all by default.")
     ] = None,
     store: Annotated[Path, typer.Option(readable=False, help="Where the archives are.")] = Path("model_store"),
     state: Annotated[

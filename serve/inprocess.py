@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from training.inputs import decode
 
 HERE = Path()
 ROUNDS = 5
+SECONDS = 1.0  # for each kind of timing, however slow the model is
 
 
 def answers() -> dict[str, NDArray[Any]]:
@@ -39,7 +40,8 @@ def answers() -> dict[str, NDArray[Any]]:
         found[f"runtime_{size}"] = parity.run_goldens(predictor.loaded, goldens, size)
         found[f"handler_{size}"] = _by_handler(handler, goldens, size)
     attested = {f"attested_{name}": np.array(value) for name, value in predictor.attestation.items()}
-    return found | attested | {"refused": np.array(_refusal(handler))}
+    model, refused = np.array(predictor.contract.model), np.array(_refusal(handler))
+    return found | attested | {"model": model, "refused": refused}
 
 
 def _context(requests: int) -> Any:
@@ -92,13 +94,22 @@ def timings() -> dict[str, NDArray[Any]]:
     requests = [Request(body) for body in goldens.requests]
     largest = [requests[index % len(requests)] for index in range(predictor.contract.max_batch)]
     cold = _seconds(predictor, requests[:1])
-    for _ in range(ROUNDS):  # warm-up
+    for _ in _rounds(ROUNDS):  # warm-up
         predictor.answer(largest)
         predictor.answer(requests[:1])
-    one = [_seconds(predictor, [request]) for _ in range(ROUNDS) for request in requests]
-    batch = [_seconds(predictor, largest) for _ in range(4 * ROUNDS)]
+    one = [_seconds(predictor, [requests[turn % len(requests)]]) for turn in _rounds(ROUNDS * len(requests))]
+    batch = [_seconds(predictor, largest) for _ in _rounds(4 * ROUNDS)]
     figures = {"load": load, "cold": cold, "one": one, "batch": batch, "batch_size": len(largest)}
     return {name: np.array(value) for name, value in figures.items()}
+
+
+def _rounds(count: int) -> Iterator[int]:
+    """At most `count`, none after `SECONDS`, and always one."""
+    deadline = time.perf_counter() + SECONDS
+    for turn in range(count):
+        if turn and time.perf_counter() > deadline:
+            return
+        yield turn
 
 
 def _seconds(predictor: Predictor, requests: Sequence[Request]) -> float:

@@ -42,7 +42,7 @@ class Metrics:
         size = histogram("entering_batch_size", "Requests that a handler was given at once.", buckets=REQUESTS)
         self.starts, self.request, self.queue = starts.labels(**of), request.labels(**of), queue.labels(**of)
         self.handler, self.size = handler.labels(**of), size.labels(**of)
-        self.statuses = {status: requests.labels(**of, status=status) for status in (200, 400, 500)}
+        self.statuses = {status: requests.labels(**of, status=status) for status in (200, 400, 500, 503)}
         self.labels = {label: predictions.labels(**of, label=label) for label in labels}
 
     def started(self) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from export import parity
 from export.goldens import Goldens
-from export.runtime import Loaded, Logits, runtime_module
-from serve.protocol import ATTESTED, DEFAULT_TOP_K, JSON, NPY, TOP_K
+from export.runtime import Loaded, Logits, OutOfMemory, runtime_module
+from serve.protocol import ATTESTED, DEFAULT_TOP_K, JSON, NPY, RETRY_AFTER, TOP_K
 from training.contract import Contract
 from training.files import sha256
 from training.inputs import BadInput, Pixels, decode, is_npy
@@ -90,7 +90,9 @@ class Predictor:
             raise RuntimeError(
                 "The goldens were answered by other weights than this artifact's. Export with new goldens."
             )
-        limit = parity.tolerance(self.attestation["runtime"], self.loaded.precision, self.loaded.device)
+        limit = parity.tolerance(
+            self.contract.model, self.attestation["runtime"], self.loaded.precision, self.loaded.device
+        )
         requests = [Request(body, accept=NPY) for body in goldens.requests]
         parts = parity.batches(self.contract.max_batch, len(goldens))
         answers = [answer for part in parts for answer in self.answer(requests[part])]
@@ -103,16 +105,26 @@ class Predictor:
             raise RuntimeError(f"The goldens are answered wrongly: {verdict.sentence}")
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer for each request, in order. A bad request gets a 400 and doesn't touch its batch-mates."""
+        """One answer for each request, in order. A bad request gets a 400 and doesn't touch its batch-mates.
+
+        All the good ones get a 503 where they are too much at once for the device's memory.
+        """
         queries = [self._understand(request) for request in requests]
         good = [query for query in queries if isinstance(query, Query)]
-        logits = self.predict([query.pixels for query in good])
-        attested = {ATTESTED[name]: value for name, value in self.attestation.items()}
-        answers = (
-            replace(self.encode(rows, query), headers={**attested, ATTESTED["batch_size"]: str(size)})
-            for rows, query, size in zip(logits, good, self._executed_sizes(logits), strict=True)
-        )
+        try:
+            answers = iter(self._predicted(good))
+        except OutOfMemory:
+            answers = iter([NO_MEMORY] * len(good))
         return [next(answers) if isinstance(query, Query) else query for query in queries]
+
+    def _predicted(self, queries: Sequence[Query]) -> list[Answer]:
+        """Raises OutOfMemory."""
+        logits = self.predict([query.pixels for query in queries])
+        attested = {ATTESTED[name]: value for name, value in self.attestation.items()}
+        return [
+            replace(self.encode(rows, query), headers={**attested, ATTESTED["batch_size"]: str(size)})
+            for rows, query, size in zip(logits, queries, self._executed_sizes(logits), strict=True)
+        ]
 
     def _executed_sizes(self, logits: Sequence[Logits]) -> Iterator[int]:
         """The largest batch that each request's rows ran in: the first of them, as only the last one isn't full."""
@@ -132,7 +144,10 @@ class Predictor:
         return Query(pixels, not is_npy(request.content_type), lossless, top_k)
 
     def predict(self, inputs: Sequence[Pixels]) -> list[Logits]:
-        """Several uint8 [N_i, *input.shape] → as many float32 [N_i, C], computed together by `max_batch` rows."""
+        """Several uint8 [N_i, *input.shape] → as many float32 [N_i, C], computed together by `max_batch` rows.
+
+        Raises OutOfMemory.
+        """
         if not inputs:
             return []
         rows = np.concatenate(inputs)
@@ -210,3 +225,11 @@ def _json(status: int, value: Mapping[str, Any]) -> Answer:
 
 def _dumps(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+
+
+NO_MEMORY = replace(
+    failure(
+        503, "OutOfMemory", "The GPU is out of memory for this batch. Ask again in a second, or send less at once."
+    ),
+    headers={RETRY_AFTER: "1"},
+)

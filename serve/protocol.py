@@ -2,9 +2,11 @@
 
 from training.inputs import NPY
 
-__all__ = ["ATTESTED", "BODY_LIMIT", "DEFAULT_TOP_K", "JSON", "NPY", "TOP_K"]
+__all__ = ["ATTESTED", "BODY_LIMIT", "DEFAULT_TOP_K", "JSON", "NPY", "RETRY_AFTER", "TOP_K"]
 
 JSON = "application/json"
+
+RETRY_AFTER = "Retry-After"  # seconds, with a 503 that is worth asking again
 
 TOP_K = "X-Top-K"
 DEFAULT_TOP_K = 5

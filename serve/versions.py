@@ -69,15 +69,21 @@ def choose(manifest: Manifest, names: list[str], state: Path) -> dict[str, list[
     """What a start registers, by name: the default first, then the version that is kept for a rollback, if any.
 
     The default is the promoted version, or the newest of a model of which none was promoted. Without `names` it is all
-    that the store has newest versions of, or that was promoted. Raises ValueError for a name that there isn't, and for
-    a promoted version that the store doesn't hold any more.
+    that the store has newest versions of, or that was promoted; a model of the zoo, such as digits, stands for all of
+    those that are made of it. Raises ValueError for a name that there isn't, and for a promoted version that the store
+    doesn't hold any more.
     """
     promoted = recall_promoted(state)
-    wanted = names or sorted({*manifest.archives, *promoted})
+    known = sorted({*manifest.archives, *promoted})
+    wanted = [one for name in names for one in _made_of(manifest, name, known) or [name]] or known
     return {
         name: _promoted(manifest, name, promoted[name]) if name in promoted else [manifest.choose([name])[name]]
         for name in wanted
     }
+
+
+def _made_of(manifest: Manifest, model: str, known: list[str]) -> list[str]:
+    return [name for name in known if any(archive.model == model for archive in manifest.versions(name))]
 
 
 def _promoted(manifest: Manifest, name: str, promoted: Promoted) -> list[Archive]:

@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
 from training.commands import run
 from training.loop import pick_device, train
-from training.models import Data, Recipe, model_module
+from training.models import Data, Model, Pretrainable, Recipe, model_module
 from training.report import device_name, publish_all
 from training.state import Job
+
+NAMED = 5  # unreadable files in an error
 
 app = typer.Typer(add_completion=False)
 
@@ -19,8 +21,11 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def command(
     model: Annotated[str, typer.Argument(help="The model to train, a file of training/models.")],
-    data: Annotated[str | None, typer.Option(help="Data source; by default the model's first.")] = None,
-    data_dir: Annotated[Path, typer.Option(help="Folder for downloaded data.")] = Path("data"),
+    data: Annotated[str | None, typer.Option(help="A data source or a folder; by default the model's first.")] = None,
+    data_dir: Annotated[Path, typer.Option(help="Folder for downloaded and decoded data.")] = Path("data"),
+    arch: Annotated[str | None, typer.Option(help="The network, where a model has several.")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Begin with published weights.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out files that can't be read.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; by default the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Inputs in a step; by default the recipe's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Its peak; by default the recipe's.")] = None,
@@ -31,13 +36,35 @@ def command(
 ) -> None:
     """Trains a model and publishes weights, contract, metrics and pictures in OUTPUT/MODEL."""
     module, chosen = model_module(model), pick_device(device)
+    check_known(model, module, arch=arch, pretrained=pretrained, skip_bad=skip_bad)
     splits = module.data(data or next(iter(module.RECIPES)), data_dir)
-    recipe = override(module.RECIPES[splits.source], epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+    check_readable(splits, skip_bad)
+    recipe = module.RECIPES[splits.source if splits.source in module.RECIPES else "folder"]
+    if pretrained:
+        recipe = replace(recipe, **cast(Pretrainable, module).FINE_TUNING)
+    recipe = override(recipe, arch=arch, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     job = Job(module, splits, recipe, seed, chosen)
     console = Console(soft_wrap=True)
     console.print(f"{model} on {device_name(chosen)}: {sizes(splits)}; epochs {recipe.epochs}, seed {seed}.")
     metrics = publish_all(output / model, job, train(job, output / model, resume))
     console.print(summary(metrics, output / model))
+
+
+def check_known(model: str, module: Model, **options: Any) -> None:
+    """Raises ValueError when an option was given that the model does not know."""
+    for name in (name for name, value in options.items() if value and name not in module.OPTIONS):
+        option = f"--{name.replace('_', '-')}"
+        raise ValueError(f"The model {model} knows no {option}. Train without {option}.")
+
+
+def check_readable(data: Data, skip_bad: bool) -> None:
+    """Raises ValueError when files could not be read and are not to be skipped."""
+    if data.unreadable and not skip_bad:
+        more = f"; and {len(data.unreadable) - NAMED} more" if len(data.unreadable) > NAMED else ""
+        raise ValueError(
+            f"{len(data.unreadable)} of the files can't be read: {'; '.join(data.unreadable[:NAMED])}{more}. Repair or "
+            "remove them, or train without them: --skip-bad"
+        )
 
 
 def override(recipe: Recipe, **options: Any) -> Recipe:
@@ -47,12 +74,14 @@ def override(recipe: Recipe, **options: Any) -> Recipe:
 
 def sizes(data: Data) -> str:
     counts = (f"{len(split):,} {name.replace('_', ' ')}" for name, split in data.splits.items())
-    return f"{data.source} data, {', '.join(counts)}"
+    skipped = f", {len(data.unreadable):,} unreadable and skipped" if data.unreadable else ""
+    return f"{data.source} data, {', '.join(counts)}{skipped}"
 
 
 def summary(metrics: dict[str, Any], folder: Path) -> str:
+    on = " on synthetic pictures" if metrics["data"]["source"] == "synthetic" else ""
     return (
-        f"Held-out accuracy {metrics['accuracy']:.2%} ({metrics['wrong']} wrong) with the weights of epoch "
+        f"Held-out accuracy {metrics['accuracy']:.2%}{on} ({metrics['wrong']} wrong) with the weights of epoch "
         f"{metrics['best_epoch']}, in {metrics['training_seconds']:.0f} s. Published in {folder}/."
     )
 

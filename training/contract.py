@@ -82,7 +82,8 @@ class Contract(Frozen):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        return self.model_dump_json(indent=2) + "\n"
+        """Without the fields that are None, which TorchServe's own JSON leaves out too."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Contract":

@@ -62,8 +62,8 @@ def train(job: Job, folder: Path, resume: bool = False) -> Trained:
                     log.add_scalar(name, value, state.epoch)
                 write_checkpoint(checkpoint, job, state)
     assert state.best
-    state.network.load_state_dict(state.best.weights)
-    return Trained(state.network.eval(), state.best, state.seconds)
+    state.judged.load_state_dict(state.best.weights)
+    return Trained(state.judged.eval(), state.best, state.seconds)
 
 
 def run_epoch(job: Job, state: State, advance: Callable[[], None]) -> dict[str, float]:
@@ -88,9 +88,10 @@ def fit(job: Job, state: State, advance: Callable[[], None]) -> float:
     """One pass over the training split in random order. Returns the mean loss."""
     images, labels = tensors(job.data.train)
     total = torch.zeros((), device=job.device)
-    state.network.train()
+    crop = () if job.recipe.crop is None else (job.recipe.crop,)
+    freeze(job, state)
     for rows in torch.split(torch.randperm(len(labels)), job.recipe.batch_size):
-        batch = job.model.augment(images[rows].to(job.device))
+        batch = job.model.augment(images[rows].to(job.device), *crop)
         with torch.autocast(job.device.type, torch.bfloat16, enabled=job.device.type == "cuda"):
             logits = state.network(batch)  # [B, C]
         wanted = labels[rows].to(job.device)
@@ -99,17 +100,34 @@ def fit(job: Job, state: State, advance: Callable[[], None]) -> float:
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         state.schedule.step()
+        if state.average:
+            state.average.update_parameters(state.network)
         total += loss.detach() * len(rows)
         advance()
     return total.item() / len(labels)
 
 
+def freeze(job: Job, state: State) -> None:
+    """Readies the network for an epoch: all of it is fitted, or in a pretrained network's first epochs the last layer.
+
+    What is frozen stays in eval mode, so that the statistics of its batch norms are frozen too.
+    """
+    frozen = job.recipe.pretrained and state.epoch <= job.recipe.frozen_epochs
+    state.network.train(not frozen).requires_grad_(not frozen)
+    if frozen:
+        last_layer(state.network).train().requires_grad_(True)
+
+
+def last_layer(network: nn.Module) -> nn.Module:
+    return [layer for layer in network.modules() if any(True for _ in layer.parameters(recurse=False))][-1]
+
+
 def validate(job: Job, state: State) -> Best:
     """The state's network on the validation split, as a candidate for the best."""
-    logits = predict(state.network, job.data.validation, job.device)
+    logits = predict(state.judged, job.data.validation, job.device)
     labels = torch.from_numpy(job.data.validation.labels)
     accuracy = multiclass_accuracy(logits, labels, num_classes=logits.shape[1], average="micro").item()
-    weights = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in state.judged.state_dict().items()}
     return Best(state.epoch, accuracy, F.cross_entropy(logits, labels).item(), weights)
 
 

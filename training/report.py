@@ -1,6 +1,7 @@
 """What a training leaves behind: contract, pictures, samples, weights and, last of all, `metrics.json`."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from training.versions import git_commit, versions
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "torchmetrics")
 SHOWN = 24
+COUNTED = 30  # labels; of more than these the confusion picture shows colours alone
 
 
 def publish_all(folder: Path, job: Job, trained: Trained) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def publish_all(folder: Path, job: Job, trained: Trained) -> dict[str, Any]:
     publish_text(folder / "contract.json", job.contract.to_json())
     publish_picture(folder / "confusion.png", confusion_picture(logits, held_out, labels))
     publish_picture(folder / "misclassified.png", misclassified_picture(logits, held_out, labels))
-    publish_samples(folder / "samples", held_out, job.model.SAMPLE_NAMES)
+    publish_samples(folder / "samples", held_out, job.model.SAMPLE_NAMES or labels)
     weights.write(folder / "weights.safetensors", trained.network, job.contract)
     metrics = {
         **scores(logits, held_out, labels),
@@ -73,6 +75,7 @@ def origin(job: Job, trained: Trained) -> dict[str, Any]:
             "source": job.data.source,
             "fingerprint": job.data.fingerprint,
             "sizes": {name: len(split) for name, split in job.data.splits.items()},
+            **({"unreadable": list(job.data.unreadable)} if job.data.unreadable else {}),
         },
         "best_epoch": trained.best.epoch,
         "validation_accuracy": trained.best.accuracy,
@@ -93,16 +96,21 @@ def confusion_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> 
     """Counts of true label (rows) against answer (columns)."""
     wanted = torch.from_numpy(split.labels)
     counts = classification.multiclass_confusion_matrix(logits, wanted, len(labels)).numpy()
-    figure = Figure(figsize=(6, 6), layout="constrained")
+    side = max(6, 0.2 * len(labels))
+    figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(counts, cmap="Blues")
-    for (row, column), count in np.ndenumerate(counts):
+    for (row, column), count in np.ndenumerate(counts) if len(labels) <= COUNTED else ():
         colour = "white" if count > counts.max() / 2 else "black"
         axes.text(column, row, str(count), ha="center", va="center", color=colour)
     axes.set(xlabel="answer", ylabel="true label", title=f"Held out: {len(split):,} inputs")
-    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if long_words(labels) else 0)
     axes.set_yticks(range(len(labels)), labels)
     return figure
+
+
+def long_words(labels: tuple[str, ...]) -> bool:
+    return max(map(len, labels)) > 3
 
 
 def misclassified_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> Figure:
@@ -115,7 +123,10 @@ def misclassified_picture(logits: Tensor, split: Split, labels: tuple[str, ...])
     for place, index in enumerate(worst):
         axes = figure.add_subplot(-(-len(worst) // 6), 6, place + 1)
         axes.imshow(pixels(split.images[index]), cmap="gray")
-        axes.set_title(f"{labels[split.labels[index]]} → {labels[answers[index]]}, {scores[index]:.2f}", fontsize=10)
+        axes.set_title(
+            f"{labels[split.labels[index]]} → {labels[answers[index]]}, {scores[index]:.2f}",
+            fontsize=8 if long_words(labels) else 10,
+        )
         axes.axis("off")
     return figure
 
@@ -126,11 +137,15 @@ def pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def publish_samples(folder: Path, split: Split, names: tuple[str, ...]) -> None:
-    """The first image of each label that the split holds, as a PNG file to predict."""
+    """The first image of each label that the split holds, to predict: its own file, or where it has none a PNG file."""
     for label, name in enumerate(names):
-        for image in split.images[split.labels == label][:1]:
-            with publish(folder / f"{name}.png") as draft:
-                Image.fromarray(pixels(image)).save(draft)
+        for row in np.flatnonzero(split.labels == label)[:1]:
+            file = split.files[row] if split.files else None
+            with publish(folder / f"{name}{file.suffix.lower() if file else '.png'}") as draft:
+                if file:
+                    shutil.copyfile(file, draft)
+                else:
+                    Image.fromarray(pixels(split.images[row])).save(draft)
 
 
 def publish_picture(path: Path, figure: Figure) -> None:

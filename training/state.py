@@ -6,15 +6,16 @@ import pickle
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.contract import Contract
 from training.files import publish
-from training.models import Data, Model, Recipe
+from training.models import Data, Model, Pretrainable, Recipe
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class Job:
 
     @cached_property
     def contract(self) -> Contract:
-        return self.model.contract(self.data.train)
+        """A recipe with a network of several names it to the model's `contract`."""
+        if self.recipe.arch is None:
+            return self.model.contract(self.data.train)
+        return self.model.contract(self.data.train, self.recipe.arch, self.recipe.pretrained)
 
     @property
     def batches(self) -> int:
@@ -65,24 +69,59 @@ class State:
 
     def __init__(self, job: Job) -> None:
         torch.manual_seed(epoch_seed(job.seed, 0))
-        peak, steps = job.recipe.learning_rate, job.recipe.epochs * job.batches
-        self.network = job.model.network(job.contract).to(job.device)
+        recipe = job.recipe
+        make = cast(Pretrainable, job.model).pretrained if recipe.pretrained else job.model.network
+        self.network = make(job.contract).to(job.device)
+        if recipe.channels_last:
+            self.network.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), peak, weight_decay=job.recipe.weight_decay, fused=True
+            self.network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, peak, total_steps=steps)
+        self.schedule = schedule(self.optimizer, recipe, recipe.epochs * job.batches)
+        self.average = average(self.network, recipe.ema) if recipe.ema else None
         self.epoch = 0
         self.seconds = 0.0
         self.best: Best | None = None
 
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and published: the average of the weights, where there is one."""
+        return self.average.module if self.average else self.network
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        names = ("network", "optimizer", "schedule", *(["average"] if self.average else []))
+        return {name: getattr(self, name) for name in names}
+
     def dump(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name).state_dict() for name in ("network", "optimizer", "schedule")}
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
         return {**parts, "epoch": self.epoch, "seconds": self.seconds, "best": self.best and vars(self.best)}
 
     def restore(self, dumped: dict[str, Any]) -> None:
-        for name in ("network", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(dumped[name])
+        for name, part in self.parts.items():
+            part.load_state_dict(dumped[name])
         self.epoch, self.seconds, self.best = dumped["epoch"], dumped["seconds"], Best(**dumped["best"])
+
+
+def average(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a network's weights and of its batch norms' statistics."""
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+
+
+def schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate of each step of the training, as the recipe says."""
+    if recipe.schedule == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
+    warm_up = max(1, steps // 10)
+
+    def share(step: int) -> float:
+        """Of the peak: up in a line, down along a cosine to 0 after the last step."""
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

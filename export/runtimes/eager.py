@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.on_torch import prepare, runner
-from export.runtime import Loaded
+from export.runtime import FLOAT32, Loaded
 from training import weights
 from training.files import sha256
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from export.trained import Trained
 
 ARTIFACT = "model.safetensors"
+PRECISION = FLOAT32
 
 
 def missing(_: str) -> str | None:

@@ -1,10 +1,11 @@
 """ONNX: the network captured as an ONNX graph, run by ONNX Runtime, which needs no torch."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.runtime import CONTRACT, WEIGHTS, Loaded, Logits
+from export.runtime import CONTRACT, FLOAT32, WEIGHTS, Loaded, Logits, OutOfMemory
 from training.contract import Contract
 from training.inputs import Pixels
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from export.trained import Trained
 
 ARTIFACT = "model.onnx"
+PRECISION = FLOAT32
+NO_MEMORY = "Failed to allocate memory"  # ONNX Runtime's words, of every device's memory
 
 
 def missing(_: str) -> str | None:
@@ -42,18 +45,29 @@ def export(trained: "Trained", path: Path, _: str) -> None:
 def load(path: Path, device: str, threads: int) -> Loaded:
     session = _session(path, device, threads)
     metadata = session.get_modelmeta().custom_metadata_map
-
-    def run(batch: Pixels) -> Logits:
-        logits: Logits = session.run(["logits"], {"images": batch})[0]
-        return logits
-
     return Loaded(
-        run=run,
+        run=runner(session),
         contract=Contract.from_json(metadata[CONTRACT]),
         weights=metadata[WEIGHTS],
         provider=session.get_providers()[0],
         device=device,
     )
+
+
+def runner(session: "onnxruntime.InferenceSession") -> Callable[[Pixels], Logits]:
+    """A session → a callable that raises OutOfMemory."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
+
+    def run(batch: Pixels) -> Logits:
+        try:
+            logits: Logits = session.run(["logits"], {"images": batch})[0]
+        except (Fail, RuntimeException) as error:  # of all kinds; the words alone tell which
+            if NO_MEMORY not in str(error):
+                raise
+            raise OutOfMemory(str(error)) from None
+        return logits
+
+    return run
 
 
 def _session(path: Path, device: str, threads: int) -> "onnxruntime.InferenceSession":

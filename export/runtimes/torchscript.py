@@ -1,5 +1,6 @@
 """TorchScript: the network traced into a graph and frozen. Deprecated upstream; much of the world still serves it."""
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,23 +12,30 @@ import torch
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # not in its __all__
 
 from export.on_torch import prepare, runner
-from export.runtime import CONTRACT, WEIGHTS, Loaded
+from export.runtime import CONTRACT, FLOAT32, WEIGHTS, Loaded
 from training.contract import Contract
 
 if TYPE_CHECKING:
     from export.trained import Trained
 
 ARTIFACT = "model.pt"
+PRECISION = FLOAT32
 
 
 def missing(_: str) -> str | None:
     return None
 
 
-def export(trained: "Trained", path: Path, _: str) -> None:
-    """The tracer bakes into each convolution whether it may use TF32 on CUDA; torch's default is yes."""
+def export(trained: "Trained", path: Path, device: str) -> None:
+    """The tracer bakes into each convolution whether it may use TF32 on CUDA; torch's default is yes.
+
+    The CPU's convolutions are faster with weights in the order that images have, channels last (ResNet-18: a tenth).
+    """
+    network = trained.network
+    if device == "cpu":
+        network = copy.deepcopy(network).to(memory_format=torch.channels_last)
     with _deprecated(), _strict_tracer(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        graph = torch.jit.freeze(torch.jit.trace(trained.network, trained.example))  # type: ignore[no-untyped-call]
+        graph = torch.jit.freeze(torch.jit.trace(network, trained.example))  # type: ignore[no-untyped-call]
         stream = BytesIO()  # torch itself aborts the process when it can't write to a file
         torch.jit.save(graph, stream, _extra_files=trained.metadata)
     path.write_bytes(stream.getvalue())

@@ -19,7 +19,7 @@ from tests.containers.stack import MODEL, SERVICE, START_SECONDS, Stack, goldens
 from tests.workspace import Workspace
 
 WORKER = "model_service_worker.py"
-LIMIT = parity.tolerance("onnx", "float32", "cpu")
+LIMIT = parity.tolerance("digits", "onnx", "float32", "cpu")
 
 # Put at the end of an unpacked archive's handler: the worker starts as it should, and then answers wrongly.
 WRONG = """

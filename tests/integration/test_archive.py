@@ -17,7 +17,7 @@ from export import archive, manifest
 from export.goldens import Goldens
 from export.manifest import Manifest
 from export.pipeline import export_runtime
-from export.runtime import runtime_module, runtime_names
+from export.runtime import float32_names, runtime_module
 from export.trained import load_trained
 from tests.snapshot import snapshot
 from tests.workspace import Workspace
@@ -26,7 +26,7 @@ from training.files import sha256
 
 OURS = ("training", "export", "serve", "client")
 
-per_runtime = pytest.mark.parametrize("runtime", runtime_names())
+per_runtime = pytest.mark.parametrize("runtime", float32_names())
 
 
 def mar(workspace: Workspace, runtime: str) -> Path:
@@ -49,7 +49,7 @@ def test_the_manifest_describes_the_archive_and_every_file_in_it(exported: Works
 
 def test_the_manifest_has_one_entry_for_each_archive_of_the_store_and_no_more(exported: Workspace) -> None:
     files = {entry.file for entry in Manifest.read(exported.store).archives.values()}
-    assert files == {f"digits-{runtime}-1.0.mar" for runtime in runtime_names()}
+    assert files == {f"digits-{runtime}-1.0.mar" for runtime in float32_names()}
     assert {path.name for path in exported.store.iterdir()} == files | {manifest.NAME}
 
 
@@ -58,7 +58,8 @@ def test_an_archive_holds_its_code_artifact_contract_and_goldens_and_nothing_els
     exported: Workspace, runtime: str
 ) -> None:
     artifact = runtime_module(runtime).ARTIFACT
-    code = {*archive.CODE, "training/models/digits.py", f"export/runtimes/{runtime}.py"}
+    code = set(archive.code_of("digits", runtime))
+    assert code == {*archive.CODE, "training/models/digits.py", f"export/runtimes/{runtime}.py"}
     rest = {"handler.py", "model-config.yaml", "MAR-INF/MANIFEST.json", artifact, "contract.json", "goldens.npz"}
     with archive.unpacked(mar(exported, runtime)) as directory:
         assert {path.relative_to(directory).as_posix() for path in snapshot(directory)} == code | rest

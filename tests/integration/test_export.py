@@ -28,7 +28,7 @@ from export.__main__ import app
 from export.goldens import Goldens
 from export.manifest import Manifest
 from export.pipeline import export_runtime
-from export.runtime import Loaded, runtime_module, runtime_names
+from export.runtime import Loaded, float32_names, runtime_module, runtime_names
 from export.runtimes import aoti, torchscript
 from export.trained import Trained, load_trained
 from tests.snapshot import snapshot
@@ -40,7 +40,7 @@ from training.files import sha256
 
 QUICK = ("eager", "torchscript", "onnx")
 
-per_runtime = pytest.mark.parametrize("runtime", runtime_names())
+per_runtime = pytest.mark.parametrize("runtime", float32_names())
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def test_an_artifact_takes_uint8_and_answers_as_eager_at_every_batch_size(export
     assert goldens.pixels.dtype == np.uint8
     for size in (1, 2, 3, 7, 32, 5):  # 5 is one that export does not try
         found = parity.compare(
-            parity.run_goldens(loaded, goldens, size), goldens, parity.tolerance(runtime, "float32", "cpu")
+            parity.run_goldens(loaded, goldens, size), goldens, parity.tolerance("digits", runtime, "float32", "cpu")
         )
         assert found.ok, f"batch {size}: {found.sentence}"
         assert found.flips == ()
@@ -137,7 +137,7 @@ def test_an_artifact_takes_uint8_and_answers_as_eager_at_every_batch_size(export
 def test_an_artifact_is_as_near_to_float64_as_the_committed_tolerance(exported: Workspace, runtime: str) -> None:
     goldens = goldens_in(exported)
     answered = parity.run_goldens(load(exported, runtime), goldens, 32)
-    limit = parity.tolerance(runtime, "float32", "cpu")
+    limit = parity.tolerance("digits", runtime, "float32", "cpu")
     distance = np.abs(answered - goldens.oracle)
     assert (distance <= limit.atol + limit.rtol * np.abs(goldens.oracle)).all()
 
@@ -178,7 +178,7 @@ def test_an_artifact_alone_in_a_folder_is_complete(exported: Workspace, tmp_path
         shutil.copy(exported.artifacts / module.ARTIFACT, tmp_path / module.ARTIFACT)
         loaded = module.load(tmp_path / module.ARTIFACT, "cpu", 1)
         answered = parity.run_goldens(loaded, goldens, 32)
-        assert parity.compare(answered, goldens, parity.tolerance(runtime, "float32", "cpu")).ok
+        assert parity.compare(answered, goldens, parity.tolerance("digits", runtime, "float32", "cpu")).ok
 
 
 def test_the_eager_artifact_is_the_weights_file_to_the_byte(exported: Workspace) -> None:
@@ -210,7 +210,7 @@ def test_one_runtime_is_exported_and_the_others_are_left_alone(workspace: Worksp
     assert after.keys() - before.keys() == {workspace.store / "digits-eager-2.0.mar"}
     archives = Manifest.read(workspace.store).archives
     assert {name: entry.version for name, entry in archives.items()} == {
-        f"digits-{runtime}": "2.0" if runtime == "eager" else "1.0" for runtime in runtime_names()
+        f"digits-{runtime}": "2.0" if runtime == "eager" else "1.0" for runtime in float32_names()
     }
     manifest.check(workspace.store, archives)
     assert [entry.version for entry in Manifest.read(workspace.store).versions("digits-eager")] == ["2.0", "1.0"]
@@ -264,7 +264,7 @@ def test_a_model_that_was_meant_to_change_is_exported_with_new_goldens(workspace
     assert not np.array_equal(new.logits, old.logits)
     known = Manifest.read(workspace.store)
     assert list(known.archives) == ["digits-eager"]
-    assert set(known.earlier) == {f"digits-{runtime}" for runtime in runtime_names() if runtime != "eager"}
+    assert set(known.earlier) == {f"digits-{runtime}" for runtime in float32_names() if runtime != "eager"}
 
 
 @pytest.mark.parametrize("version", ["", "v1", "1.", "1..0", " 1", "1/0", "١"])
@@ -306,11 +306,11 @@ def test_an_edited_contract_is_refused(workspace: Workspace, refused: Callable[.
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("cats",), "error: There is no model 'cats'. Choose one of: digits."),
-        (("../digits",), "error: There is no model '../digits'. Choose one of: digits."),
+        (("cats",), "error: There is no model 'cats'. Choose one of: digits, photos."),
+        (("../digits",), "error: There is no model '../digits'. Choose one of: digits, photos."),
         (
             ("digits", "--runtime", "caffe"),
-            "error: There is no runtime 'caffe'. Choose one of: eager, aoti, onnx, torchscript.",
+            f"error: There is no runtime 'caffe'. Choose one of: {', '.join(runtime_names())}.",
         ),
     ],
 )
@@ -318,6 +318,14 @@ def test_an_unknown_model_or_runtime_is_refused_with_the_known_ones(
     refused: Callable[..., str], arguments: tuple[str, ...], sentence: str
 ) -> None:
     assert refused(*arguments).strip() == sentence
+
+
+@pytest.mark.parametrize("name", ["onnx_int8", "onnx-int8"])
+def test_a_precision_that_was_not_measured_on_the_model_is_refused(refused: Callable[..., str], name: str) -> None:
+    assert refused("digits", "--runtime", name) == (
+        "error: Can't export for onnx_int8: tolerances.toml has no row for onnx_int8 on cpu that is about digits, "
+        "so that it can't be verified. Measure one and add it.\n"
+    )
 
 
 def test_an_unknown_option_is_refused(workspace: Workspace, export: Export) -> None:

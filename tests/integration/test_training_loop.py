@@ -19,7 +19,7 @@ from training.contract import Contract, ImageInput
 from training.loop import Trained, pick_device, train
 from training.models import Data, Model, Recipe, Split
 from training.report import publish_all
-from training.state import Job, epoch_seed
+from training.state import Job, average, epoch_seed, schedule
 from training.versions import git_commit
 
 CPU = torch.device("cpu")
@@ -42,6 +42,7 @@ class Stripes:
     def __init__(self) -> None:
         self.RECIPES = {"noise": RECIPE}
         self.SAMPLE_NAMES: tuple[str, ...] = ("left", "right")
+        self.OPTIONS: tuple[str, ...] = ()
 
     def data(self, source: str, directory: Path) -> Data:  # noqa: ARG002
         return Data(source, stripes(100, 1), stripes(40, 2), stripes(50, 3))
@@ -127,6 +128,40 @@ def test_a_training_stopped_in_mid_epoch_is_resumed_to_the_same_bits(tmp_path: P
     undisturbed = train(job(), tmp_path / "undisturbed")
     assert same_weights(resumed, undisturbed)
     assert resumed.best.epoch == undisturbed.best.epoch
+
+
+def test_a_cosine_and_an_average_of_the_weights_are_resumed_to_the_same_bits_too(tmp_path: Path) -> None:
+    recipe: dict[str, Any] = {"schedule": "cosine", "ema": 0.9}
+    with pytest.raises(Stopped):
+        train(job(Dying(), **recipe), tmp_path / "stopped")
+    resumed = train(job(**recipe), tmp_path / "stopped", resume=True)
+    assert same_weights(resumed, train(job(**recipe), tmp_path / "undisturbed"))
+    assert not same_weights(resumed, train(job(schedule="cosine"), tmp_path / "no average"))
+
+
+def test_a_cosine_begins_with_a_warm_up_and_ends_at_zero() -> None:
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.AdamW([weight], 0.5)
+    cosine = schedule(optimizer, replace(RECIPE, learning_rate=0.5, schedule="cosine"), 100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cosine.step()
+    assert rates[:10] == pytest.approx([0.05 * step for step in range(1, 11)])
+    assert rates[55] == pytest.approx(0.25)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+
+
+def test_an_average_follows_the_weights_as_its_decay_says() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 0.0)
+    mean = average(layer, 0.75)
+    for value in (8.0, 4.0, 0.0):
+        nn.init.constant_(layer.weight, value)
+        mean.update_parameters(layer)
+    assert next(mean.module.parameters()).item() == 0.75 * (0.75 * 8 + 0.25 * 4)
 
 
 def test_resuming_repeats_no_finished_epoch(tmp_path: Path) -> None:

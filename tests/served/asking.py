@@ -98,7 +98,7 @@ class Eager:
 
 def close(answered: NDArray[np.float32], eager: NDArray[np.float32], model: str) -> bool:
     """Whether the logits are the same within the committed tolerance."""
-    limit = parity.tolerance(model.removeprefix("digits-"), "float32", "cpu")
+    limit = parity.tolerance("digits", model.removeprefix("digits-"), "float32", "cpu")
     same = np.abs(answered - eager) <= limit.atol + limit.rtol * np.abs(eager)
     return answered.shape == eager.shape and answered.dtype == np.float32 and bool(same.all())
 

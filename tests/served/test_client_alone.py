@@ -89,7 +89,7 @@ def test_what_is_installed_is_what_is_locked(alone: Alone) -> None:
 def test_help_names_the_commands(alone: Alone) -> None:
     done = alone.run("-m", "client", "--help")
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("predict", "verify", "compare", "models"))
+    assert all(command in done.stdout for command in ("predict", "verify", "compare", "load", "models"))
 
 
 def test_predict_answers_away_from_the_repository(alone: Alone, served: Workspace) -> None:
@@ -109,6 +109,12 @@ def test_compare_says_what_is_missing(alone: Alone, served: Workspace) -> None:
     done = alone.run("-m", "client", "compare", *served.urls)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: compare needs torch. Install it")
+
+
+def test_load_says_what_is_missing(alone: Alone, served: Workspace) -> None:
+    done = alone.run("-m", "client", "load", "digits-onnx", "--rate", "9", "--url", served.url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: load needs hdrhistogram. Install it")
 
 
 def test_verify_says_which_hops_need_torch(alone: Alone, served: Workspace) -> None:

@@ -168,12 +168,13 @@ def test_an_unknown_model_is_exit_code_2_and_the_servers_sentence(served: Worksp
     assert done.stderr.endswith("(HTTP 404)\n")
 
 
-@pytest.mark.parametrize("command", ["predict", "models", "verify", "compare"])
+@pytest.mark.parametrize("command", ["predict", "models", "verify", "compare", "load"])
 def test_a_server_that_is_down_is_exit_code_2_and_a_sentence(served: Workspace, command: str) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     arguments = {
         "predict": ["artifacts/digits/samples", "--url", nowhere],
         "models": ["--management-url", nowhere],
+        "load": ["digits-onnx", "--rate", "9", "--url", nowhere],
     }.get(command, ["--url", nowhere, "--management-url", nowhere])
     done = served.run("client", command, *arguments, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -271,12 +272,12 @@ class Comparer:
         archives = Manifest.read(self.store).archives
         Manifest(archives={**archives, "digits-onnx": change(archives["digits-onnx"])}).write(self.store)
 
-    def run(self, code: int, *options: str) -> tuple[str, str]:
+    def run(self, code: int, *options: str, rounds: int = 1) -> tuple[str, str]:
         places = ("--artifacts", str(self.artifacts), "--store", str(self.store))
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.served.folder)
             patch.setattr(sys, "argv", ["client", "compare", "digits-onnx", *places, *self.served.urls, *options])
-            patch.setattr(compare, "ROUNDS", 1)
+            patch.setattr(compare, "ROUNDS", rounds)
             patch.setattr(compare, "REQUESTS", 10)
             with pytest.raises(SystemExit) as ended:
                 main()
@@ -301,6 +302,14 @@ def test_compare_shows_a_difference_from_eager_and_exits_with_1(comparer: Compar
     assert "different 78 of 78 differ" in " ".join(out.split())
     assert comparer.row["ok"] is False
     assert comparer.row["sentence"].startswith("78 of 78 differ")
+
+
+def test_compare_of_slow_models_begins_no_round_that_would_last_too_long(
+    comparer: Comparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "TOTAL_SECONDS", 0)
+    comparer.run(0, rounds=3)
+    assert json.loads((comparer.artifacts / "digits" / "compare.json").read_bytes())["rounds"] == 1
 
 
 def test_compare_refuses_a_server_of_another_artifact(comparer: Comparer) -> None:

@@ -34,7 +34,7 @@ def checkout(folder: Path, exported: Workspace) -> None:
     (folder / ".venv").symlink_to(ROOT / ".venv")
     for made in ("artifacts", "model_store"):
         shutil.copytree(exported.folder / made, folder / made)
-    (folder / "model_store/.exported").touch()
+    (folder / "model_store/.exported-digits").touch()
 
 
 def test_the_readme_shows_the_two_commands_first() -> None:

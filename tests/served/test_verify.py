@@ -170,6 +170,18 @@ def test_a_server_that_nobody_can_manage_is_verified_with_all_that_the_store_has
     )
 
 
+def test_a_slow_model_is_asked_every_golden_once_and_then_no_more(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_hops, "HOP_SECONDS", 0.0)
+    found = verifier.run("digits-onnx", "--http", code=0, requests=(400, 1000))
+    assert found.report
+    goldens = len(Goldens.read(verifier.goldens_path))
+    hops = {hop["hop"]: hop["compared"] for hop in found.report["models"][0]["hops"]}
+    assert (hops["http"], hops["http_load"]) == (2 * goldens, goldens)
+    assert goldens < hops["http_batched"] < 2 * goldens  # some go as arrays, with others
+
+
 def test_another_network_is_found_at_eager(verifier: Verifier) -> None:
     def one_logit(goldens: Goldens) -> Goldens:
         logits = goldens.logits.copy()

@@ -1,6 +1,7 @@
 """Goldens: what they are made of, and that a file gives them back."""
 
 import hashlib
+import struct
 from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from export.goldens import Goldens
-from export.requests import FORMS, SIZES, make_requests
-from training.inputs import decode
+from export.requests import FORMS, OTHER_PHOTO_SIZES, PHOTO_FORMS, PHOTO_SIZES, SIZES, make_requests
+from training.contract import ImageInput
+from training.inputs import Pixels, decode
 from training.models import digits
 
 HELD_OUT = digits.data("bundled", Path()).held_out.images
-REQUESTS = dict(make_requests(HELD_OUT))
+REQUESTS = dict(make_requests(HELD_OUT, digits.INPUT))
 
 
 def opened(body: bytes) -> Image.Image:
@@ -111,6 +113,17 @@ def test_goldens_with_one_changed_byte_are_refused_or_unharmed(
         assert_same(found, small())
 
 
+def test_a_place_before_the_files_begin_is_damage(tmp_path: Path) -> None:
+    """zipfile then seeks to below 0, an error of the operating system's."""
+    path = tmp_path / "goldens.npz"
+    small().write(path)
+    content = bytearray(path.read_bytes())
+    [end] = struct.iter_unpack("<4s4H2LH", content[-22:])  # the record at the end of the directory
+    content[-22:] = struct.pack("<4s4H2LH", *end[:6], end[6] + 2 * len(content), end[7])
+    path.write_bytes(content)
+    assert_damaged(path)
+
+
 def test_goldens_that_are_not_there_are_no_damage(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Goldens.read(tmp_path / "goldens.npz")
@@ -128,20 +141,20 @@ def test_rows_are_chosen_with_all_that_belongs_to_them() -> None:
 
 
 def test_there_are_at_least_64_and_no_two_are_the_same() -> None:
-    assert len(REQUESTS) == len(list(make_requests(HELD_OUT))) == len(FORMS) * len(SIZES) >= 64
+    assert len(REQUESTS) == len(list(make_requests(HELD_OUT, digits.INPUT))) == len(FORMS) * len(SIZES) >= 64
     assert len({hashlib.sha256(body).digest() for body in REQUESTS.values()}) == len(REQUESTS)
 
 
 def test_each_is_made_of_another_scan() -> None:
     """So with every form made the same and every size too, all still differ in content."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.requests.FORMS", dict.fromkeys(FORMS, FORMS["png grey"]))
+        patch.setattr("export.requests.PHOTO_FORMS", dict.fromkeys(PHOTO_FORMS, FORMS["png grey"]))
         patch.setattr("export.requests.SIZES", [(28, 28)] * len(SIZES))
-        assert len({body for _, body in make_requests(HELD_OUT)}) == len(REQUESTS)
+        assert len({body for _, body in make_requests(HELD_OUT, digits.INPUT)}) == len(REQUESTS)
 
 
 def test_the_same_scans_give_the_same_bytes() -> None:
-    assert dict(make_requests(HELD_OUT)) == REQUESTS
+    assert dict(make_requests(HELD_OUT, digits.INPUT)) == REQUESTS
 
 
 def test_they_come_in_every_size_smaller_and_larger_than_the_input_and_of_other_shapes() -> None:
@@ -176,9 +189,54 @@ def test_each_decodes_to_a_picture(name: str) -> None:
 
 def test_too_few_held_out_images_are_an_error_with_the_number() -> None:
     with pytest.raises(ValueError, match=r"Goldens need 78 held-out images, and there are 5\."):
-        list(make_requests(HELD_OUT[:5]))
+        list(make_requests(HELD_OUT[:5], digits.INPUT))
 
 
 def test_images_in_colour_make_requests_too() -> None:
     colour = np.repeat(HELD_OUT, 3, axis=-1)
-    assert [name for name, _ in make_requests(colour)] == list(REQUESTS)
+    assert [name for name, _ in make_requests(colour, digits.INPUT)] == list(REQUESTS)
+
+
+PHOTO = ImageInput(height=224, width=224, channels=3, fit="crop", short_side=256)
+
+
+def photographs(count: int) -> Pixels:
+    """uint8 [count, 224, 224, 3], each of other colours in large patches, with some noise."""
+    random = np.random.default_rng(0)
+    patches = random.integers(0, 200, (count, 8, 8, 3), np.uint8).repeat(28, axis=1).repeat(28, axis=2)
+    photographs: Pixels = patches + random.integers(0, 50, patches.shape, np.uint8)
+    return photographs
+
+
+PHOTOGRAPHS = dict(make_requests(photographs(40), PHOTO))
+
+
+def test_of_photographs_there_are_few_in_every_form_and_one_as_large_as_cameras_make_them() -> None:
+    assert 26 <= len(PHOTOGRAPHS) <= 30
+    assert {name.rpartition(" ")[0] for name in PHOTOGRAPHS} == {*FORMS, "jpeg progressive"}
+    sizes = {opened(body).size for body in PHOTOGRAPHS.values()}
+    assert sizes == set().union(OTHER_PHOTO_SIZES, *PHOTO_SIZES.values())
+    assert sizes >= {(500, 375), (375, 500), (1280, 960), (224, 224), (300, 200), (64, 48)}
+    assert max(max(size) / min(size) for size in sizes) > 10
+
+
+def test_a_progressive_jpeg_is_one() -> None:
+    found = {name: "progressive" in opened(body).info for name, body in PHOTOGRAPHS.items()}
+    assert {name.rpartition(" ")[0] for name, progressive in found.items() if progressive} == {"jpeg progressive"}
+
+
+def test_photographs_stay_small_enough_to_travel_in_an_archive() -> None:
+    pixels = 224 * 224 * 3 * len(PHOTOGRAPHS)
+    assert sum(map(len, PHOTOGRAPHS.values())) + pixels < 8e6  # before compression, of which noise leaves much
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_each_photograph_is_cropped_from_a_picture(name: str) -> None:
+    pixels = decode(PHOTOGRAPHS[name], PHOTO)
+    assert pixels.shape == (1, 224, 224, 3)
+    assert np.ptp(pixels) > 100
+
+
+def test_too_few_photographs_are_an_error_with_the_number() -> None:
+    with pytest.raises(ValueError, match=rf"Goldens need {len(PHOTOGRAPHS)} held-out images, and there are 20\."):
+        list(make_requests(photographs(20), PHOTO))

@@ -21,8 +21,8 @@ PYTHON = """#!/bin/sh
 echo "$*" >> calls
 case "$*" in
     "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-    "-m training "*) mkdir -p artifacts/digits && cd artifacts/digits &&
-        touch weights.safetensors contract.json metrics.json ;;
+    "-m training "*) mkdir -p artifacts/$3/samples && cd artifacts/$3 &&
+        touch weights.safetensors contract.json metrics.json samples/eight.png samples/seven.png ;;
     "-m export "*) mkdir -p model_store && touch model_store/manifest.json; [ -z "$BREAKS" ] ;;
     "$FAILS") exit 1 ;;
     "$HANGS") kill -INT 0; sleep 60 ;;
@@ -156,6 +156,47 @@ def test_a_missing_result_of_training_is_made_again(project: Project) -> None:
     (project.folder / "artifacts/digits/weights.safetensors").unlink()
     project.make("train")
     assert project.calls == ["-m training"]
+
+
+@pytest.mark.parametrize(("choice", "model"), [((), "digits"), (("MODEL=photos",), "photos")])
+def test_every_stage_is_about_the_model_that_was_asked_for(
+    project: Project, choice: tuple[str, ...], model: str
+) -> None:
+    demo = project.make("demo", *choice)
+    assert demo.returncode == 0, demo.stderr
+    called = (project.folder / "calls").read_text().splitlines()
+    assert called[-8:] == [
+        f"-m training {model}",
+        f"-m export {model} --new-goldens",
+        "-m serve down",
+        f"-m serve up {model}",
+        f"-m client predict --model {model}-onnx artifacts/{model}/samples/seven.png",
+        "-m client verify",
+        "-m client compare",
+        "-m serve down",
+    ]
+    assert f"artifacts/{model}/verify.json, compare.json and compare.png" in demo.stdout
+
+
+def test_a_sample_of_any_name_is_asked_for_where_there_is_no_seven(project: Project) -> None:
+    project.make("train", "MODEL=photos")
+    (project.folder / "artifacts/photos/samples/seven.png").unlink()
+    project.make("predict", "MODEL=photos")
+    assert "--model photos-onnx artifacts/photos/samples/eight.png" in (project.folder / "calls").read_text()
+
+
+def test_another_models_file_and_stages_are_left_alone(project: Project) -> None:
+    (project.folder / "training/models").mkdir()
+    for name in ("digits", "photos"):
+        (project.folder / f"training/models/{name}.py").touch()
+    project.make("export")
+    project.make("export", "MODEL=photos")
+    assert project.calls == ["-m training", "-m export"]
+    project.touch("training/models/photos.py")
+    project.make("export")
+    assert project.calls == []
+    project.make("export", "MODEL=photos")
+    assert project.calls == ["-m training", "-m export"]
 
 
 def test_verify_looks_at_what_is_served_and_trains_nothing(project: Project) -> None:

@@ -100,3 +100,10 @@ def test_a_name_with_older_weights_only_is_not_chosen(store: Path) -> None:
 def test_a_manifest_from_before_there_were_versions_side_by_side_is_read(tmp_path: Path) -> None:
     (tmp_path / manifest.NAME).write_text(f'{{"archives": {{"digits-onnx": {ONNX.model_dump_json()}}}}}')
     assert Manifest.read(tmp_path).versions("digits-onnx") == [ONNX]
+
+
+def test_what_a_reduced_precision_costs_is_kept_with_its_archive(tmp_path: Path) -> None:
+    reduced = ONNX.model_copy(update={"runtime": "onnx_int8", "accuracy": 0.97, "eager_accuracy": 0.98})
+    manifest.add(tmp_path, "digits-onnx-int8", reduced)
+    assert Manifest.read(tmp_path).archives == {"digits-onnx-int8": reduced}
+    assert (ONNX.accuracy, ONNX.eager_accuracy) == (None, None)

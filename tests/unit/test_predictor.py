@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given
@@ -15,9 +17,11 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from export.goldens import Goldens
-from export.runtime import Loaded, Logits
+from export.on_torch import runner
+from export.runtime import Loaded, Logits, OutOfMemory
+from export.runtimes import onnx as onnx_runtime
 from serve.predictor import Answer, Predictor, Request
-from serve.protocol import ATTESTED, JSON, NPY
+from serve.protocol import ATTESTED, JSON, NPY, RETRY_AFTER
 from training import weights
 from training.contract import Contract, ImageInput
 from training.inputs import Pixels
@@ -302,6 +306,68 @@ def test_a_graph_that_breaks_the_contract_is_an_error(shape: tuple[int, ...]) ->
 def test_a_graph_that_gives_another_precision_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="The graph gave float64"):
         predicting(lambda batch: np.zeros((len(batch), 7))).answer([Request(png(1))])
+
+
+def out_of_memory(batch: Pixels) -> Logits:
+    """As torch fails on a GPU whose memory is full; there is none here, so what raises it is not real."""
+
+    def graph(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    return runner(graph, "cpu")(batch)
+
+
+def test_too_much_for_the_gpus_memory_is_a_503_worth_asking_again_and_bad_input_stays_a_400() -> None:
+    sent = [Request(png(1)), Request(b"text"), Request(png(2), accept=NPY), Request(b"", describe=True)]
+    answers = predicting(out_of_memory).answer(sent)
+    assert [answer.status for answer in answers] == [503, 400, 503, 200]
+    for answer in (answers[0], answers[2]):
+        assert answer.headers == {RETRY_AFTER: "1"}
+        assert strict(answer)["type"] == "OutOfMemory"
+        assert strict(answer)["message"].startswith("The GPU is out of memory for this batch. Ask again")
+
+
+def test_the_next_batch_is_answered_after_one_that_was_too_much() -> None:
+    graph = First7()
+    predictor = predicting(lambda batch: out_of_memory(batch) if len(batch) > 1 else graph(batch))
+    assert [answer.status for answer in predictor.answer([Request(png(1)), Request(png(2))])] == [503, 503]
+    assert [answer.status for answer in predictor.answer([Request(png(1))])] == [200]
+
+
+def test_an_error_that_is_not_about_memory_is_not_taken_for_it() -> None:
+    def graph(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        predicting(runner(graph, "cpu")).answer([Request(png(1))])
+
+
+def expanding(copies: int) -> onnxruntime.InferenceSession:
+    """A graph that needs `copies` times its input."""
+    node, tensor = onnx.helper.make_node, onnx.helper.make_tensor
+    value, int64 = onnx.helper.make_tensor_value_info, onnx.TensorProto.INT64
+    shape, axes = tensor("shape", int64, [5], [copies, 1, 8, 8, 1]), tensor("axes", int64, [4], [0, 2, 3, 4])
+    nodes = [
+        node("Cast", ["images"], ["floats"], to=onnx.TensorProto.FLOAT),
+        node("Unsqueeze", ["floats", "first"], ["one"]),
+        node("Expand", ["one", "shape"], ["many"]),
+        node("ReduceMax", ["many", "axes"], ["logits"], keepdims=0),
+    ]
+    inputs = [value("images", onnx.TensorProto.UINT8, ["batch", 8, 8, 1])]
+    outputs = [value("logits", onnx.TensorProto.FLOAT, ["batch"])]
+    graph = onnx.helper.make_graph(nodes, "g", inputs, outputs, [shape, axes, tensor("first", int64, [1], [0])])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def test_onnx_runtimes_own_words_for_full_memory_are_known() -> None:
+    """Really: no machine has 64 TiB. Its allocator says the same of every device."""
+    batch = np.zeros((1, 8, 8, 1), np.uint8)
+    onnx_runtime.runner(expanding(2))(batch)
+    with pytest.raises(OutOfMemory, match="Failed to allocate memory for requested buffer of size"):
+        onnx_runtime.runner(expanding(1 << 38))(batch)
 
 
 def test_the_description_holds_the_attestation_and_the_whole_contract(predictor: Predictor) -> None:

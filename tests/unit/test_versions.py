@@ -44,6 +44,15 @@ def test_the_newest_is_served_where_nothing_was_promoted(tmp_path: Path) -> None
     assert chosen([MODEL], tmp_path) == {MODEL: ["3.0"]}
 
 
+def test_a_model_of_the_zoo_stands_for_all_that_is_made_of_it_and_no_other(tmp_path: Path) -> None:
+    photos = archive("1.0").model_copy(update={"model": "photos"})
+    manifest = MANIFEST.model_copy(update={"archives": {**MANIFEST.archives, "photos-onnx": photos}})
+    assert chosen(["digits"], tmp_path, manifest) == {"digits-eager": ["1.0"], MODEL: ["3.0"]}
+    assert chosen(["photos", MODEL], tmp_path, manifest) == {"photos-onnx": ["1.0"], MODEL: ["3.0"]}
+    remember_promoted(tmp_path, {MODEL: promoted("1.0")})
+    assert chosen(["digits"], tmp_path, manifest)[MODEL] == ["1.0"]
+
+
 def test_what_was_promoted_comes_first_and_what_is_kept_for_a_rollback_second(tmp_path: Path) -> None:
     remember_promoted(tmp_path, {MODEL: promoted("1.0", "2.0")})
     assert chosen([], tmp_path) == {MODEL: ["1.0", "2.0"], "digits-eager": ["1.0"]}

@@ -3,9 +3,11 @@
 import hashlib
 import importlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +18,16 @@ from training.contract import Contract
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs as the graph takes them, images uint8 [N, height, width, channels], and labels int64 [N]."""
+    """Inputs, images uint8 [N, height, width, channels], and labels int64 [N].
+
+    Images are as the graph takes them; those of a training split may be larger, for `augment` to cut from. `names` are
+    what the labels stand for, where the data say it, and `files` hold the images, where they have files.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    names: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -27,18 +35,22 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """Three splits without a common scan: fitted on `train`, chosen on `validation`, reported on `held_out`."""
+    """Three splits without a common scan: fitted on `train`, chosen on `validation`, reported on `held_out`.
+
+    `unreadable` are the files that were left out, each with the reason.
+    """
 
     source: str
     train: Split
     validation: Split
     held_out: Split
+    unreadable: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, Split]:
         return {"train": self.train, "validation": self.validation, "held_out": self.held_out}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over every array with its name, dtype and shape, in hexadecimal."""
         digest = hashlib.sha256()
@@ -53,8 +65,12 @@ class Data:
 class Recipe:
     """How a model is trained: AdamW, one learning-rate cycle with `learning_rate` as its peak.
 
-    `threads` are the CPU threads of an operation, by default all cores. A small network gains next to nothing from more
-    than one, and with a fixed number the weights are the same bits on any number of cores.
+    The cycle is PyTorch's OneCycleLR ("one-cycle"), or a linear warm-up over a tenth of it and then a cosine
+    ("cosine"). `ema` is the decay of the average of the weights that is validated and published in their place.
+    `crop` is the side in pixels that inputs are trained at, where it is not the contract's. `arch` names the network of
+    a model that has several; `pretrained` begins with published weights, and for `frozen_epochs` fits the last layer
+    alone. `threads` are the CPU threads of an operation, by default all cores. A small network gains next to nothing
+    from more than one, and with a fixed number the weights are the same bits on any number of cores.
     """
 
     epochs: int
@@ -63,6 +79,13 @@ class Recipe:
     weight_decay: float = 0.01
     label_smoothing: float = 0.05
     threads: int | None = None
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    ema: float | None = None
+    crop: int | None = None
+    channels_last: bool = False
+    arch: str | None = None
+    pretrained: bool = False
+    frozen_epochs: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
@@ -83,14 +106,32 @@ class Model(Protocol):
     def data(self, source: str, directory: Path) -> Data:
         """The same splits at every call. `directory` is where downloads lie. Raises ValueError."""
 
-    def contract(self, train: Split) -> Contract:
-        """The contract, its mean and std computed from the training split."""
+    OPTIONS: tuple[str, ...]
+    """Options of the command line that not every model knows: of arch, pretrained and skip_bad."""
+
+    @property
+    def contract(self) -> Callable[..., Contract]:
+        """`contract(train)`, its mean and std computed from the training split; see `Job.contract`."""
 
     def network(self, contract: Contract) -> nn.Module:
         """An untrained network: uint8 [B, *input.shape] → logits [B, labels], in the dtype of its buffers."""
 
-    def augment(self, images: Tensor) -> Tensor:
-        """Variations of a training batch, uint8 in and out, drawn from torch's global generator."""
+    @property
+    def augment(self) -> Callable[..., Tensor]:
+        """`augment(images)`: variations of a training batch, uint8 in and out, drawn from torch's global generator.
+
+        With a `crop` in the recipe, `augment(images, crop)`.
+        """
+
+
+class Pretrainable(Model, Protocol):
+    """What a model file offers besides when it knows the option pretrained."""
+
+    FINE_TUNING: dict[str, Any]
+    """What its recipes become."""
+
+    def pretrained(self, contract: Contract) -> nn.Module:
+        """The network with published weights in all layers but the last. Raises ValueError."""
 
 
 def zoo() -> list[str]:

@@ -1,0 +1,214 @@
+"""Export of photographs: cropped inputs, and precisions that are reduced for speed at a price that is measured."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from export import archive, parity
+from export.accuracy import Accuracies, answer, compare_accuracy
+from export.goldens import Goldens
+from export.manifest import Manifest
+from export.on_torch import Bfloat16
+from export.pipeline import Exported, export_runtime, goldens_of
+from export.runtime import Loaded, Logits, runtime_module
+from export.runtimes import onnx_int8, torchscript_bf16
+from export.trained import Trained, load_trained
+from tests.snapshot import snapshot
+from training import weights
+from training.contract import Contract
+from training.files import sha256
+from training.inputs import Pixels
+from training.models import Data, Split, photos
+
+LABELS = ("a", "b", "c")
+CONTRACT = Contract(
+    model="photos",
+    arch="shufflenet_v2_x0_5",  # the smallest of torchvision's
+    input=photos.INPUT,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.2, 0.2),
+    labels=LABELS,
+    max_batch=4,
+)
+
+
+def split(count: int, seed: int) -> Split:
+    """Patches of random colours."""
+    random = np.random.default_rng(seed)
+    patches = random.integers(0, 256, (count, 14, 14, 3), np.uint8)
+    return Split(patches.repeat(16, axis=1).repeat(16, axis=2), random.integers(0, 3, count))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """A network that has only got used to such images, right where the labels are its own answers."""
+    folder = tmp_path_factory.mktemp("artifacts") / "photos"
+    folder.mkdir()
+    train, validation, held_out = split(16, 0), split(130, 1), split(40, 2)
+    torch.manual_seed(0)
+    network = photos.network(CONTRACT).train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.from_numpy(train.images))
+    right = answer(network.eval(), held_out.images).argmax(axis=1)
+    data = Data("synthetic", train, validation, replace(held_out, labels=right))
+    weights.write(folder / "weights.safetensors", network, CONTRACT)
+    (folder / "contract.json").write_text(CONTRACT.to_json())
+    metrics = {"weights_sha256": sha256(folder / "weights.safetensors"), "data": {"source": "synthetic"}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(photos, "data", lambda *_: data)
+        yield load_trained("photos", folder.parent)
+
+
+@pytest.fixture(scope="module")
+def goldens(trained: Trained) -> Goldens:
+    return goldens_of(trained, renew=False)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def int8(trained: Trained, goldens: Goldens, store: Path) -> Exported:
+    with pytest.MonkeyPatch.context() as patch:
+        loosen(patch)
+        return export_runtime(trained, goldens, "onnx_int8", "1.0", store)
+
+
+def loosen(patch: pytest.MonkeyPatch) -> None:
+    """An untrained network's decisions are close, and bytes change some of them."""
+    rows = tomllib.loads(parity.TABLE.read_text())["tolerance"]
+    loose = [row | ({"accuracy_drop": 0.5} if "accuracy_drop" in row else {}) for row in rows]
+    patch.setattr(tomllib, "loads", lambda _: {"tolerance": loose})
+
+
+def test_goldens_of_photographs_hold_the_crops_and_the_oracle(goldens: Goldens) -> None:
+    assert goldens.pixels.shape == (len(goldens), 224, 224, 3)
+    assert goldens.oracle.dtype == np.float64
+    assert 0 < np.abs(goldens.logits - goldens.oracle).max() < 1e-4
+
+
+def test_int8_is_served_under_a_name_of_its_own_and_its_price_is_written_down(int8: Exported, store: Path) -> None:
+    entry = Manifest.read(store).archives["photos-onnx-int8"]
+    assert entry == int8.entry
+    assert (entry.runtime, entry.precision, entry.artifact) == ("onnx_int8", "int8", "model-int8.onnx")
+    assert entry.eager_accuracy == 1
+    assert entry.accuracy is not None
+    assert 0.5 <= entry.accuracy <= 1
+
+
+def test_int8_is_calibrated_on_at_least_a_hundred_images_that_no_accuracy_is_measured_on(trained: Trained) -> None:
+    images = onnx_int8.calibration_images(trained)
+    assert len(images) >= 100
+    assert {image.tobytes() for image in images} <= {image.tobytes() for image in trained.data.validation.images}
+
+
+def test_int8_computes_over_bytes(trained: Trained, int8: Exported) -> None:
+    assert int8.verdict.max_abs
+    assert int8.verdict.max_abs > 1e-3
+    sizes = {name: trained.path.with_name(name).stat().st_size for name in ("model-int8.onnx", "weights.safetensors")}
+    assert sizes["model-int8.onnx"] < 0.6 * sizes["weights.safetensors"]
+
+
+def test_an_archive_of_a_reduced_precision_carries_the_runtime_that_it_is_built_on(int8: Exported) -> None:
+    expected = archive.code_of("photos", "onnx_int8")
+    assert {"export/runtimes/onnx.py", "export/runtimes/onnx_int8.py"} <= set(expected)
+    assert set(expected) <= int8.entry.files.keys()
+    assert "export/runtimes/torchscript.py" not in int8.entry.files
+
+
+def test_what_loses_more_than_is_allowed_is_not_published(
+    trained: Trained, goldens: Goldens, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within tolerance of eager on the goldens, and wrong on the held-out images: decided always for one label."""
+    module = runtime_module("onnx_int8")
+    monkeypatch.setattr(module, "export", lambda _, path, __: path.write_bytes(b"graph"))
+    monkeypatch.setattr(module, "load", lambda *_: constant(trained))
+    monkeypatch.setattr("export.pipeline.compare_artifact", lambda *_: (constant(trained), None))
+    folders = (trained.path.parent, store)
+    before = snapshot(*folders)
+    with pytest.raises(ValueError, match=r"decides .*% of 40 held-out inputs right and eager 100\.00%.* not published"):
+        export_runtime(trained, goldens, "onnx_int8", "2.0", store)
+    assert snapshot(*folders) == before
+
+
+def constant(trained: Trained) -> Loaded:
+    """Answers the rarest of eager's labels, whatever it is asked."""
+    rarest = np.bincount(trained.data.held_out.labels, minlength=3).argmin()
+
+    def run(batch: Pixels) -> Logits:
+        return np.tile(np.eye(3, dtype=np.float32)[rarest], (len(batch), 1))
+
+    return Loaded(run, CONTRACT, trained.digest, "a test", "cpu", precision="int8")
+
+
+def test_the_accuracy_of_eagers_own_precision_is_not_asked_for(trained: Trained) -> None:
+    float32 = replace(constant(trained), precision="float32")
+    assert compare_accuracy(float32, trained, "onnx") is None
+
+
+def test_as_many_right_as_eager_is_allowed(trained: Trained) -> None:
+    same = replace(constant(trained), run=lambda batch: answer(trained.network, batch))
+    assert compare_accuracy(same, trained, "onnx_int8") == Accuracies(1, 1)
+
+
+class Scaled(nn.Module):
+    """Pixels that are scaled, then summed by a product with ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.dtype] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.float() / 255
+        self.seen.append(x.dtype)
+        products = x.flatten(1) @ torch.ones(x[0].numel(), 3)
+        self.seen.append(products.dtype)
+        return products
+
+
+def test_bfloat16_is_for_products_and_scaling_and_logits_stay_float32() -> None:
+    network = Scaled()
+    logits = Bfloat16(network)(torch.full((2, 4, 4, 3), 200, dtype=torch.uint8))
+    assert network.seen == [torch.float32, torch.bfloat16]
+    assert logits.dtype == torch.float32
+
+
+def test_torchscript_in_bfloat16_answers_as_eager_within_its_own_tolerance(
+    trained: Trained, goldens: Goldens, tmp_path: Path
+) -> None:
+    few = goldens[:4]
+    torchscript_bf16.export(trained, tmp_path / "model-bf16.pt", "cpu")
+    loaded = torchscript_bf16.load(tmp_path / "model-bf16.pt", "cpu", 1)
+    assert (loaded.precision, loaded.weights, loaded.contract) == ("bfloat16", trained.digest, CONTRACT)
+    limit = parity.tolerance("photos", "torchscript_bf16", loaded.precision, loaded.device)
+    found = parity.compare(loaded(few.pixels), few, limit)
+    assert found.ok, found.sentence
+    assert found.max_abs
+    assert found.max_abs > 1e-4
+
+
+def test_an_archive_of_photographs_runs_with_no_repository_in_sight(int8: Exported, store: Path) -> None:
+    program = "import sys, handler, export.runtimes.onnx_int8; print(*sys.modules, sep=',')"
+    with archive.unpacked(store / int8.entry.file) as directory:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=directory,
+            env=archive.environment(1),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert not {"onnx", "torchvision", "sklearn"} & set(done.stdout.strip().split(","))
