@@ -6,6 +6,7 @@ import typer
 
 from client.compare import compare
 from client.errors import ClientError
+from client.load import load
 from client.models import models
 from client.predict import predict
 from client.verify import verify
@@ -15,6 +16,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 app.command()(predict)
 app.command()(verify)
 app.command()(compare)
+app.command()(load)
 app.command()(models)
 
 
