@@ -30,7 +30,7 @@ LOCK := $(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate
 # What the packages of the image name as needed and only compile with.
 BUILD_ONLY := setuptools triton wheel
 
-.PHONY: help setup demo train export serve predict verify compare stop test test-containers check lock clean
+.PHONY: help setup demo train export serve predict verify compare stop bench test test-containers check lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,13 @@ compare: $(INSTALLED)  ## while it serves: measure the runtimes against each oth
 
 stop:  ## when done: stop the server
 	@if [ -e $(INSTALLED) ]; then $(PYTHON) -m serve down; fi
+
+bench:  ## on a quiet machine with a network: this server beside its peers, into docs/benchmarks.md
+	$(MAKE) export MODEL=photos
+	$(PYTHON) -m export photos --runtime onnx-int8
+	$(PYTHON) -m benchmarks.cpu
+	$(PYTHON) -m benchmarks.breakdown photos-onnx photos-onnx-int8
+	$(PYTHON) -m benchmarks.table
 
 test: $(INSTALLED)  ## before a commit: run every test that needs no Docker
 	$(PYTHON) -m pytest -m "not containers"

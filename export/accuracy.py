@@ -37,7 +37,7 @@ def compare_accuracy(loaded: Loaded, trained: Trained, runtime: str) -> Accuraci
     held_out, size = trained.data.held_out, trained.contract.max_batch
     eager = _accuracy(lambda pixels: answer(trained.network, pixels), held_out, size)
     found = Accuracies(_accuracy(loaded, held_out, size), eager)
-    if found.eager - found.artifact > allowed:
+    if round(found.eager - found.artifact, 9) > allowed:
         raise ValueError(
             f"The {runtime} artifact decides {found.artifact:.2%} of {len(held_out)} held-out inputs right and eager "
             f"{found.eager:.2%}, which is a fall of more than {allowed:.2%}, so it was not published."

@@ -129,3 +129,28 @@ def test_every_result_says_what_it_was_measured_on() -> None:
         found = json.loads(path.read_bytes())
         assert {"cpu", "cores", "python", "torch", "commit"} <= found["environment"].keys(), path
         assert found["date"], path
+
+
+def taken(archive: str, runtime: str, whole: float, accuracy: float | None = None) -> dict[str, Any]:
+    seconds = {"network": 0.8 * whole, "whole": whole}
+    eager = None if accuracy is None else 0.98
+    named = {"archive": archive, "runtime": runtime, "accuracy": accuracy, "eager_accuracy": eager}
+    return {**named, "seconds": seconds, "rounds": [seconds]}
+
+
+@pytest.mark.parametrize(
+    ("whole", "accuracy", "gain", "lost"),
+    [(0.008, 0.975, "2.50 | yes", "0.50 points | yes"), (0.016, 0.97, "1.25 | no", "1.00 points | no")],
+)
+def test_a_reduced_precision_is_held_to_what_it_gains_and_loses(
+    whole: float, accuracy: float, gain: str, lost: str
+) -> None:
+    rows = [taken("photos-onnx", "onnx", 0.02), taken("photos-onnx-int8", "onnx_int8", whole, accuracy)]
+    told = table.breakdown({"date": "2026-01-02", "environment": {"cpu": "A CPU"}, "rows": rows})
+    assert f"| photos-onnx-int8 beside photos-onnx: throughput | ≥ 2 | {gain} |" in told
+    assert f"| photos-onnx-int8 beside photos-onnx: top-1 lost | ≤ 0.5 points | {lost} |" in told
+
+
+def test_float32_alone_is_held_to_nothing() -> None:
+    rows = [taken("photos-onnx", "onnx", 0.02)]
+    assert "reached" not in table.breakdown({"date": "2026-01-02", "environment": {"cpu": "A CPU"}, "rows": rows})

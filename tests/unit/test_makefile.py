@@ -199,6 +199,19 @@ def test_another_models_file_and_stages_are_left_alone(project: Project) -> None
     assert project.calls == ["-m training", "-m export"]
 
 
+def test_the_benchmark_is_about_the_photos_whose_export_it_brings(project: Project) -> None:
+    assert project.make("bench").returncode == 0
+    called = (project.folder / "calls").read_text().splitlines()
+    assert called[-6:] == [
+        "-m training photos",
+        "-m export photos --new-goldens",
+        "-m export photos --runtime onnx-int8",
+        "-m benchmarks.cpu",
+        "-m benchmarks.breakdown photos-onnx photos-onnx-int8",
+        "-m benchmarks.table",
+    ]
+
+
 def test_verify_looks_at_what_is_served_and_trains_nothing(project: Project) -> None:
     project.make("export")
     project.touch("training/inputs.py")
