@@ -3,6 +3,7 @@
 The training data, the server and the verifier all come through here, so what is served is what was trained on.
 """
 
+import re
 import struct
 import tokenize
 import warnings
@@ -20,10 +21,13 @@ from training.contract import ImageInput
 NPY = "application/x-npy"
 FORMATS = ("PNG", "JPEG", "WEBP")
 HEADER_LIMIT = 256  # characters; four dimensions take half of it, and the parser can't be led deep in so few
-JPEG_MODES = {"L": "GRAY", "RGB": "RGB"}  # as Pillow names them: what simplejpeg calls them
+JPEG_START = b"\xff\xd8\xff"
+JPEG_MODES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # as Pillow names them: what simplejpeg calls them
+SCAN = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e]")  # the start of one, of 1 to 4 channels
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # what Pillow raises
 
 MOST_OBLONG = 16  # long side over short side; what a crop would keep of more is next to nothing
+MOST_SCANNED = 1_000_000_000  # pixels of a JPEG times its scans, of which a progressive one has ten: about a second
 
 Pixels = NDArray[np.uint8]
 
@@ -69,13 +73,15 @@ def read_image(body: bytes, spec: ImageInput) -> Pixels:
     try:
         image = Image.open(BytesIO(body), formats=FORMATS)
         _check_size(image, spec)
-        pixels = _decode_jpeg(image, body) if image.mode in JPEG_MODES and _is_jpeg(image) else _load(image)
+        pixels = _decode_jpeg(image, body) if _is_jpeg(image) else _load(image)
         return _turn(_with_channels(pixels, spec.channels), image)
     except BadInput:
         raise
     except Image.DecompressionBombError:
         raise BadInput(f"The image is too large. Send one of at most {spec.max_pixels:,} pixels.") from None
     except UnidentifiedImageError:
+        if body.startswith(JPEG_START):
+            raise _bad_jpeg("its header can't be read") from None
         raise BadInput("The body is not a PNG, JPEG or WebP image. Send the file's bytes as they are.") from None
     except DAMAGED as error:
         raise BadInput(f"The image is damaged or incomplete ({error}). Send the whole file.") from None
@@ -85,12 +91,32 @@ def _is_jpeg(image: ImageFile) -> bool:
     return image.format in ("JPEG", "MPO")  # MPO: a JPEG with further ones behind it
 
 
-def _decode_jpeg(image: ImageFile, body: bytes) -> Pixels:
-    """The same bits as Pillow, faster: both are libjpeg-turbo, and this one needs no copy."""
+def _decode_jpeg(image: ImageFile, body: bytes) -> Image.Image | Pixels:
+    """The same bits as Pillow, faster: both are libjpeg-turbo, and this one needs no copy.
+
+    Where data is missing, both fill in grey. Pillow keeps that to itself when a marker follows; this one raises.
+    """
     import simplejpeg  # not at the top: a client decodes nothing
 
-    pixels: Pixels = simplejpeg.decode_jpeg(body, JPEG_MODES[image.mode])
-    return pixels
+    _check_scans(image, body)
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(body, JPEG_MODES[image.mode])
+    except ValueError as error:
+        raise _bad_jpeg(error) from None
+    return Image.fromarray(255 - pixels, "CMYK") if image.mode == "CMYK" else pixels  # which is stored inverted
+
+
+def _check_scans(image: ImageFile, body: bytes) -> None:
+    """Even an empty scan goes over the whole picture, so a megabyte of them could be minutes of work."""
+    scans = len(SCAN.findall(body))
+    if scans * image.width * image.height > MOST_SCANNED:
+        raise BadInput(f"The JPEG has {scans:,} scans. Save it anew, with ten at most.")
+
+
+def _bad_jpeg(why: object) -> BadInput:
+    return BadInput(
+        f"The image is damaged, incomplete or a JPEG of a rare kind ({why}). Send the whole file, or save it anew."
+    )
 
 
 def _load(image: ImageFile) -> Image.Image:

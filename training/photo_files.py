@@ -98,11 +98,17 @@ def _images(folder: Path) -> list[Path]:
 def decoded(
     source: str, labels: tuple[str, ...], splits: dict[str, Photos], specs: dict[str, ImageInput], cache: Path
 ) -> Data:
-    """All splits, each decoded by the input function as its spec says. Unreadable files are listed and left out."""
+    """All splits, each decoded by the input function as its spec says. Unreadable files are listed and left out.
+
+    Raises ValueError when a split has nothing left of a label.
+    """
     made, unreadable = {}, []
     for name, photos in splits.items():
         images, errors = _pixels(photos.paths, specs[name], cache, name)
         good = photos.part([row for row, path in enumerate(photos.paths) if str(path) not in errors])
+        if lost := {*photos.labels} - {*good.labels}:
+            path, error = next(iter(errors.items()))
+            raise ValueError(f"No {name} photo of {labels[min(lost)]} can be read, such as {path}: {error}")
         made[name] = Split(images, np.array(good.labels, dtype=np.int64), labels, good.paths)
         unreadable += [f"{path}: {error}" for path, error in errors.items()]
     return Data(source, **made, unreadable=tuple(unreadable))

@@ -1,5 +1,6 @@
 """Photographs as files: folders, unreadable files, decoded pixels, the synthetic set, Stanford Dogs in miniature."""
 
+import io
 import tarfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import ExifTags, Image
 from scipy.io import savemat  # type: ignore[import-untyped]
 
 from training import dogs, photo_files, synthetic
+from training.__main__ import check_readable, sizes
 from training.files import sha256
 from training.inputs import decode
 from training.models import photos
@@ -24,6 +26,12 @@ def opened(path: Path) -> Image.Image:
     with Image.open(path) as image:
         image.load()
     return image
+
+
+def narrow() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (1, 30)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def folder_of(root: Path, labels: tuple[str, ...] = ("cat", "dog"), count: int = 10) -> Path:
@@ -129,6 +137,64 @@ def test_unreadable_files_are_listed_with_the_reason_and_left_out(tmp_path: Path
     assert np.array_equal(data.train.images, np.delete(whole.train.images, 3, axis=0))
     assert np.array_equal(data.train.labels, np.delete(whole.train.labels, 3))
     assert photos.data(str(root), tmp_path / "data").unreadable == data.unreadable  # remembered
+
+
+def test_files_that_are_no_photographs_stop_a_training_unless_they_are_to_be_skipped(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "mine")
+    whole = (root / "cat/0.jpg").read_bytes()
+    bad = {
+        "cat/empty.jpg": (b"", "The body is empty."),
+        "cat/text.jpg": (b"a cat", "The body is not a PNG, JPEG or WebP image."),
+        "dog/cut off.jpg": (whole[:-20], "The image is damaged"),
+        "dog/narrow.png": (narrow(), "The image is 1 × 30 pixels."),
+    }
+    for name, (body, _) in bad.items():
+        (root / name).write_bytes(body)
+    data = photos.data(str(root), tmp_path / "data")
+    found = dict(line.split(": ", 1) for line in data.unreadable)
+    assert found.keys() == {str(root / name) for name in bad}
+    for name, (_, reason) in bad.items():
+        assert found[str(root / name)].startswith(reason)
+    assert sum(map(len, data.splits.values())) == 20
+    assert sizes(data).endswith(", 4 unreadable and skipped")
+    with pytest.raises(ValueError, match=r"^4 of the files can't be read: .*mine/.*train without them: --skip-bad$"):
+        check_readable(data, skip_bad=False)
+    check_readable(data, skip_bad=True)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_label_of_which_nothing_can_be_read_stops_a_training(tmp_path: Path, split: str) -> None:
+    for part, count in {"train": 3, "val": 1, "test": 2}.items():
+        folder_of(tmp_path / "mine" / part, count=count)
+    for path in (tmp_path / "mine" / split / "dog").iterdir():
+        path.write_bytes(b"a dog")
+    with pytest.raises(
+        ValueError, match=r"^No \w+ photo of dog can be read, such as .*dog/0\.jpg: The body is not a PNG"
+    ):
+        photos.data(str(tmp_path / "mine"), tmp_path / "data")
+
+
+def test_of_many_unreadable_files_the_first_few_are_named(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "mine")
+    for number in range(7):
+        (root / f"cat/bad {number}.jpg").write_bytes(b"a cat")
+    data = photos.data(str(root), tmp_path / "data")
+    assert len(data.unreadable) == 7
+    with pytest.raises(
+        ValueError, match=r"^7 of the files can't be read: .*; and 2 more\. Repair or remove"
+    ) as refusal:
+        check_readable(data, skip_bad=False)
+    assert str(refusal.value).count("cat/bad ") == 5
+
+
+def test_a_photograph_under_a_wrong_name_is_read_by_its_content(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "mine")
+    misnamed = root / "cat/0.jpg"
+    with Image.open(misnamed) as image:
+        image.save(misnamed, "PNG")
+    data = photos.data(str(root), tmp_path / "data")
+    assert data.unreadable == ()
+    assert misnamed in {file for split in data.splits.values() for file in split.files}
 
 
 def test_files_are_decoded_once_and_again_when_one_has_changed(tmp_path: Path) -> None:
