@@ -51,7 +51,7 @@ CODE = (
 CONFIG = """\
 minWorkers: 1
 maxWorkers: 1
-batchSize: {max_batch}
+batchSize: {batch_size}
 maxBatchDelay: 1
 responseTimeout: 60
 startupTimeout: 120
@@ -78,11 +78,19 @@ def code_of(model: str, runtime: str) -> list[str]:
 
 
 def pack(
-    path: Path, files: dict[str, Path], *, name: str, contract: Contract, runtime: str, version: str, device: str
+    path: Path,
+    files: dict[str, Path],
+    *,
+    name: str,
+    contract: Contract,
+    runtime: str,
+    version: str,
+    device: str,
+    batch_size: int,
 ) -> None:
     """Writes an archive to `path`: its code, its configuration for a kind of device, and `files` by their names.
 
-    It is served under `name`. Raises RuntimeError when the archiver fails.
+    It is served under `name`, `batch_size` requests at a time at most. Raises RuntimeError when the archiver fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch, "stage")
@@ -93,7 +101,7 @@ def pack(
             shutil.copyfile(file, stage / beside)
         config = Path(scratch, "model-config.yaml")
         device_type = DEVICE_TYPES[device]
-        config.write_text(CONFIG.format(max_batch=contract.max_batch, device_type=device_type, runtime=runtime))
+        config.write_text(CONFIG.format(batch_size=batch_size, device_type=device_type, runtime=runtime))
         shutil.move(_archived(name, stage, config, version), path)
 
 

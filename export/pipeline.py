@@ -19,6 +19,7 @@ from export.runtime import Loaded, device_kind, runtime_module
 from export.trained import Trained
 from training.files import publish
 from training.inputs import decode
+from training.models import model_module
 from training.versions import versions
 
 PACKAGES = (
@@ -134,9 +135,17 @@ def _pack(
 ) -> None:
     """Packs an archive and runs it. Raises ValueError when it can't be made, does not run, or differs from eager."""
     contract = trained.contract
-    name = archive.archive_name(contract.model, runtime)
     try:
-        archive.pack(packed, files, name=name, contract=contract, runtime=runtime, version=version, device=device)
+        archive.pack(
+            packed,
+            files,
+            name=archive.archive_name(contract.model, runtime),
+            contract=contract,
+            runtime=runtime,
+            version=version,
+            device=device,
+            batch_size=model_module(contract.model).SERVED_BATCH[device],
+        )
         hops = archive.inprocess_hops(packed, goldens, runtime, COMPARED_THREADS)
     except RuntimeError as error:
         raise ValueError(f"{packed.name} was not published. {error}") from error

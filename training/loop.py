@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from training import parallel
+from training.global_batch import across
 from training.models import Split
 from training.state import Best, Job, State, epoch_seed, read_checkpoint, write_checkpoint
 
@@ -59,8 +61,9 @@ def train(job: Job, folder: Path, resume: bool = False) -> Trained:
         with tensorboard(folder / "tensorboard", state.epoch) as log, progress_bar(job, state.epoch) as advance:
             while state.epoch < job.recipe.epochs:
                 for name, value in run_epoch(job, state, advance).items():
-                    log.add_scalar(name, value, state.epoch)
-                write_checkpoint(checkpoint, job, state)
+                    log(name, value, state.epoch)
+                if parallel.rank() == 0:
+                    write_checkpoint(checkpoint, job, state)
     assert state.best
     state.judged.load_state_dict(state.best.weights)
     return Trained(state.judged.eval(), state.best, state.seconds)
@@ -91,20 +94,24 @@ def fit(job: Job, state: State, advance: Callable[[], None]) -> float:
     crop = () if job.recipe.crop is None else (job.recipe.crop,)
     freeze(job, state)
     for rows in torch.split(torch.randperm(len(labels)), job.recipe.batch_size):
-        batch = job.model.augment(images[rows].to(job.device), *crop)
-        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.device.type == "cuda"):
-            logits = state.network(batch)  # [B, C]
-        wanted = labels[rows].to(job.device)
-        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=job.recipe.label_smoothing)
+        share = parallel.share(len(rows))
+        own = rows[share.rows]
+        with across(share):
+            batch = job.model.augment(images[own].to(job.device), *crop)
+            with torch.autocast(job.device.type, torch.bfloat16, enabled=job.device.type == "cuda"):
+                logits = state.network(batch)  # [B, C]
+        wanted = labels[own].to(job.device)
+        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=job.recipe.label_smoothing) * share.weight
         state.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        parallel.total_gradients(state.network)
         state.optimizer.step()
         state.schedule.step()
         if state.average:
             state.average.update_parameters(state.network)
         total += loss.detach() * len(rows)
         advance()
-    return total.item() / len(labels)
+    return parallel.total(total).item() / len(labels)
 
 
 def freeze(job: Job, state: State) -> None:
@@ -124,19 +131,19 @@ def last_layer(network: nn.Module) -> nn.Module:
 
 def validate(job: Job, state: State) -> Best:
     """The state's network on the validation split, as a candidate for the best."""
-    logits = predict(state.judged, job.data.validation, job.device)
-    labels = torch.from_numpy(job.data.validation.labels)
+    images, labels = tensors(job.data.validation)
+    share = parallel.share(len(labels))
+    logits = parallel.collected(predict(state.judged, images[share.rows], job.device), share)
     accuracy = multiclass_accuracy(logits, labels, num_classes=logits.shape[1], average="micro").item()
     weights = {name: tensor.clone() for name, tensor in state.judged.state_dict().items()}
     return Best(state.epoch, accuracy, F.cross_entropy(logits, labels).item(), weights)
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, split: Split, device: torch.device) -> Tensor:
-    """Logits of a whole split, float32 [N, C], on the CPU. Leaves the network in eval mode."""
+def predict(network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """Logits of all images, float32 [N, C], on the CPU. Leaves the network in eval mode."""
     network.eval()
-    batches = torch.split(torch.from_numpy(split.images), EVALUATION_BATCH)
-    return torch.cat([network(batch.to(device)).cpu() for batch in batches])
+    return torch.cat([network(batch.to(device)).cpu() for batch in torch.split(images, EVALUATION_BATCH)])
 
 
 def tensors(split: Split) -> tuple[Tensor, Tensor]:
@@ -152,7 +159,7 @@ def reproducible(job: Job) -> Iterator[None]:
     if cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(job.recipe.threads or threads)
+    torch.set_num_threads(job.recipe.threads or parallel.threads())
     try:
         with torch.random.fork_rng(devices=[job.device] if cuda else []):
             yield
@@ -162,18 +169,21 @@ def reproducible(job: Job) -> Iterator[None]:
 
 
 @contextmanager
-def tensorboard(folder: Path, epochs_done: int) -> Iterator[SummaryWriter]:
-    """TensorBoard's log of one run: begun anew, or gone on with after `epochs_done`."""
+def tensorboard(folder: Path, epochs_done: int) -> Iterator[Callable[[str, float, int], None]]:
+    """TensorBoard's log of one run: begun anew, or gone on with after `epochs_done`. Gives what adds a value to it."""
+    if parallel.rank():
+        yield lambda name, value, epoch: None  # noqa: ARG005
+        return
     if not epochs_done:
         shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(folder, purge_step=epochs_done + 1) as writer:
-        yield writer
+        yield writer.add_scalar
 
 
 @contextmanager
 def progress_bar(job: Job, epochs_done: int) -> Iterator[Callable[[], None]]:
     """A bar over all batches of all epochs; gives the function that moves it by one batch."""
-    with Progress() as bar:
+    with Progress(disable=parallel.rank() > 0) as bar:
         name = f"Training {job.contract.model}"
         task = bar.add_task(name, total=job.recipe.epochs * job.batches, completed=epochs_done * job.batches)
         yield lambda: bar.advance(task)

@@ -32,7 +32,7 @@ def publish_all(folder: Path, job: Job, trained: Trained) -> dict[str, Any]:
     That file is written last and holds the digest of the weights, so when it fits them everything is of one training.
     """
     held_out, labels = job.data.held_out, job.contract.labels
-    logits = predict(trained.network, held_out, job.device)
+    logits = predict(trained.network, torch.from_numpy(held_out.images), job.device)
     publish_text(folder / "contract.json", job.contract.to_json())
     publish_picture(folder / "confusion.png", confusion_picture(logits, held_out, labels))
     publish_picture(folder / "misclassified.png", misclassified_picture(logits, held_out, labels))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training import parallel
 from training.contract import Contract
 from training.files import publish
 from training.models import Data, Model, Pretrainable, Recipe
@@ -71,7 +72,9 @@ class State:
         torch.manual_seed(epoch_seed(job.seed, 0))
         recipe = job.recipe
         make = cast(Pretrainable, job.model).pretrained if recipe.pretrained else job.model.network
-        self.network = make(job.contract).to(job.device)
+        contract = job.contract
+        with parallel.rank_0_first():  # to download
+            self.network = make(contract).to(job.device)
         if recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(

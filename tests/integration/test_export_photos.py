@@ -109,6 +109,11 @@ def test_int8_is_served_under_a_name_of_its_own_and_its_price_is_written_down(in
     assert 0.5 <= entry.accuracy <= 1
 
 
+def test_on_a_cpu_a_worker_takes_one_photograph_at_a_time(int8: Exported, store: Path) -> None:
+    with archive.unpacked(store / int8.entry.file) as directory:
+        assert "\nbatchSize: 1\n" in (directory / "model-config.yaml").read_text()
+
+
 def test_int8_is_calibrated_on_at_least_a_hundred_images_that_no_accuracy_is_measured_on(trained: Trained) -> None:
     images = onnx_int8.calibration_images(trained)
     assert len(images) >= 100

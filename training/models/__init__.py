@@ -109,6 +109,9 @@ class Model(Protocol):
     OPTIONS: tuple[str, ...]
     """Options of the command line that not every model knows: of arch, pretrained and skip_bad."""
 
+    SERVED_BATCH: dict[str, int]
+    """By kind of device: how many requests that wait a server's worker takes at once, at most."""
+
     @property
     def contract(self) -> Callable[..., Contract]:
         """`contract(train)`, its mean and std computed from the training split; see `Job.contract`."""
@@ -118,7 +121,7 @@ class Model(Protocol):
 
     @property
     def augment(self) -> Callable[..., Tensor]:
-        """`augment(images)`: variations of a training batch, uint8 in and out, drawn from torch's global generator.
+        """`augment(images)`: variations of a training batch, uint8 in and out, drawn by `torch.rand(…, len(images))`.
 
         With a `crop` in the recipe, `augment(images, crop)`.
         """

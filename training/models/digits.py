@@ -26,6 +26,7 @@ INPUT = ImageInput(height=28, width=28, channels=1)
 LABELS = tuple("0123456789")
 SAMPLE_NAMES: tuple[str, ...] = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OPTIONS: tuple[str, ...] = ()
+SERVED_BATCH = {"cpu": 32, "cuda": 32}
 
 RECIPES = {
     "bundled": Recipe(epochs=20, batch_size=64, learning_rate=0.01, threads=1),

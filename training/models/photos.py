@@ -19,6 +19,7 @@ AREA, ASPECT = (0.4, 1.2), (3 / 4, 4 / 3)  # of a random crop: its share of the 
 
 SAMPLE_NAMES: tuple[str, ...] = ()  # those of the labels
 OPTIONS: tuple[str, ...] = ("arch", "pretrained", "skip_bad")
+SERVED_BATCH = {"cpu": 1, "cuda": 32}  # on a CPU the network gains nothing from company: docs/benchmarks.md
 
 # Synthetic pictures are trained on small crops in their own scale, which two cores can do in a minute or two: the
 # classes differ in texture, of which a part shows as much as the whole, so the network answers larger pictures alike.
