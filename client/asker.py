@@ -47,6 +47,7 @@ class Asker:
 
     def __init__(self, client: Client, model: str, archive: Archive, goldens: Goldens, contract: Contract) -> None:
         self.client, self.model, self.goldens, self.contract = client, model, goldens, contract
+        self.batches = archive.batch_size > 1
         self.limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
         self.expected = {
             "model": model,

@@ -56,10 +56,13 @@ class HttpHops:
         )
 
     def _batched(self) -> parity.Comparison:
-        """Every golden among strangers: other goldens, whole arrays, and requests that must be refused."""
+        """Every golden among strangers: other goldens, whole arrays, and requests that must be refused.
+
+        They must have met in a batch, unless a worker takes one at a time.
+        """
         asked = self._concurrently(self._ask_among_strangers, BATCHED_REQUESTS)
         verdict = self._verdict(asked)
-        if verdict.ok and all(one.was_alone for one in asked if len(one.rows) == 1):
+        if verdict.ok and self.asker.batches and all(one.was_alone for one in asked if len(one.rows) == 1):
             raise CannotCheck(f"{self.asker.model}: no two of {len(asked)} concurrent requests shared a batch.")
         return verdict
 

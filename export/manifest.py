@@ -19,7 +19,8 @@ class Archive(Frozen):
     """One `.mar`. `weights` and `contract` are SHA-256 digests, `files` what it holds, `versions` what made it.
 
     `provider`, `precision` and `tf32` are those that the artifact was verified with. `accuracy` and `eager_accuracy`
-    are the shares of held-out inputs decided right, by it and by eager; None where the precision is eager's own.
+    are the shares of held-out inputs decided right, by it and by eager; None where the precision is eager's own. A
+    worker takes `batch_size` requests at once, at most.
     """
 
     file: str
@@ -38,6 +39,7 @@ class Archive(Frozen):
     export_seconds: float
     files: dict[str, File]
     versions: dict[str, str]
+    batch_size: int = 32
     accuracy: float | None = None
     eager_accuracy: float | None = None
 

@@ -183,6 +183,7 @@ def _entry(
         export_seconds=round(seconds, 3),
         files=_contents(packed),
         versions=versions(PACKAGES),
+        batch_size=model_module(trained.contract.model).SERVED_BATCH[device_kind(loaded.device)],
         accuracy=accuracies.artifact if accuracies else None,
         eager_accuracy=accuracies.eager if accuracies else None,
     )

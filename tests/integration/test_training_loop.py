@@ -43,6 +43,7 @@ class Stripes:
         self.RECIPES = {"noise": RECIPE}
         self.SAMPLE_NAMES: tuple[str, ...] = ("left", "right")
         self.OPTIONS: tuple[str, ...] = ()
+        self.SERVED_BATCH = {"cpu": 1}
 
     def data(self, source: str, directory: Path) -> Data:  # noqa: ARG002
         return Data(source, stripes(100, 1), stripes(40, 2), stripes(50, 3))

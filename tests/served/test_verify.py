@@ -112,10 +112,10 @@ class Verifier:
                 archive.writestr(entry, body)
         self.accept(name)
 
-    def accept(self, name: str) -> None:
-        """Writes the archive as it is now into the manifest."""
-        manifest = Manifest.read(self.store)
-        changed = manifest.archives[name].model_copy(update=describe(self.store / f"{name}-1.0.mar").model_dump())
+    def accept(self, name: str, **told: Any) -> None:
+        """Writes the archive as it is now into the manifest, and what else is to be told of it."""
+        manifest, file = Manifest.read(self.store), describe(self.store / f"{name}-1.0.mar").model_dump()
+        changed = manifest.archives[name].model_copy(update={**file, **told})
         Manifest(archives={**manifest.archives, name: changed}).write(self.store)
 
     def remove_from_manifest(self, name: str) -> None:
@@ -418,6 +418,15 @@ def test_requests_that_never_share_a_batch_could_not_be_checked(raw: Raw, verifi
         found = verifier.run("digits-onnx", "--http", url=url, code=2)
     assert found.err == "error: digits-onnx: no two of 100 concurrent requests shared a batch.\n"
     assert found.report is None
+
+
+def test_requests_that_are_served_one_at_a_time_need_no_company(raw: Raw, verifier: Verifier) -> None:
+    def alone(call: Call, reply: Reply, turn: int) -> Reply:
+        return reply if call.headers["Content-Type"] == NPY else in_header("batch_size", "1")(call, reply, turn)
+
+    verifier.accept("digits-onnx", batch_size=1)
+    with proxy(raw, alone) as url:
+        verifier.run("digits-onnx", "--http", url=url, code=0)
 
 
 def test_a_server_that_is_never_quiet_could_not_be_checked(raw: Raw, verifier: Verifier) -> None:
