@@ -46,9 +46,7 @@ OURS = "torchserve"
 CONTENDERS = {**known.CONTENDERS, STOCK.name: STOCK}
 PEERS = ",".join(one for one in CONTENDERS if one != OURS)
 
-LEFT_OUT = {
-    "Triton": "It takes an image as a tensor of its own protocol and not as a body; the load is the same for all here."
-}
+LEFT_OUT = {"Triton": "No adapter was written for it."}
 
 
 def subject_of(name: str, store: Path, folder: Path) -> Subject:

@@ -14,7 +14,7 @@ def environment() -> dict[str, Any]:
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         **versions(PACKAGES),
         "commit": git_commit(),
     }

@@ -96,7 +96,7 @@ def _load(aim: Target, options: LoadOptions, output: Path) -> str | None:
         campaign = Campaign(generators, aim, options, screen)
         held = campaign.highest() if options.find_max else campaign.single()
     result = held or campaign.last
-    problem = campaign.problem(result) if held else "No rate holds the objective."
+    problem = campaign.problem(result) if held else _none_holds(result)
     screen.print(table(result, _title(result, aim, options)))
     picture = write(output, _head(aim, options, problem), result, campaign.trials)
     screen.print(f"The figures are in {output}, drawn in {picture}.", soft_wrap=True)
@@ -111,8 +111,12 @@ def _load(aim: Target, options: LoadOptions, output: Path) -> str | None:
     return problem
 
 
+def _none_holds(result: "Result") -> str:
+    return " ".join(filter(None, ["No rate holds the objective.", result.failure]))
+
+
 def _title(result: "Result", aim: Target, options: LoadOptions) -> str:
-    loop = "Closed loop" if options.concurrency else f"Open loop, {options.arrival} arrivals"
+    loop = "Closed loop" if result.run.due is None else f"Open loop, {options.arrival} arrivals"
     processes = "1 process" if options.generators == 1 else f"{options.generators} processes"
     return f"{aim.asker.model}: {loop}, {result.run.seconds:g} s, sent by {processes}"
 

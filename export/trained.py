@@ -35,7 +35,13 @@ class Trained:
     @cached_property
     def data(self) -> Data:
         """The splits that it was trained with. Raises ValueError when they can't be had any more."""
-        return model_module(self.contract.model).data(self.metrics["data"]["source"], self.data_directory)
+        found = model_module(self.contract.model).data(self.metrics["data"]["source"], self.data_directory)
+        if found.fingerprint != self.metrics["data"]["fingerprint"]:
+            raise ValueError(
+                f"The data of {found.source} are not those that the model was trained with. Restore them, or train "
+                f"again: python -m training {self.contract.model}"
+            )
+        return found
 
     @property
     def example(self) -> torch.Tensor:
@@ -70,7 +76,8 @@ def _metrics(path: Path, model: str) -> dict[str, Any]:
     """What export needs of it is there: the weights that it is about, and where their data came from."""
     try:
         metrics: dict[str, Any] = json.loads(path.read_bytes())
-        if isinstance(metrics["weights_sha256"], str) and isinstance(metrics["data"]["source"], str):
+        told = (metrics["weights_sha256"], metrics["data"]["source"], metrics["data"]["fingerprint"])
+        if all(isinstance(one, str) for one in told):
             return metrics
     except (ValueError, KeyError, TypeError):
         pass

@@ -130,7 +130,7 @@ def _fingerprint(paths: tuple[Path, ...], spec: ImageInput) -> str:
     digest = hashlib.sha256(f"{spec.model_dump_json()} {sha256(Path(inputs.__file__))}\n".encode())
     for path in paths:
         found = path.stat()
-        digest.update(f"{path.resolve()} {found.st_size} {found.st_mtime_ns}\n".encode())
+        digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
 
 

@@ -63,7 +63,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     data = Data("synthetic", train, validation, replace(held_out, labels=right))
     weights.write(folder / "weights.safetensors", network, CONTRACT)
     (folder / "contract.json").write_text(CONTRACT.to_json())
-    metrics = {"weights_sha256": sha256(folder / "weights.safetensors"), "data": {"source": "synthetic"}}
+    metrics = {
+        "weights_sha256": sha256(folder / "weights.safetensors"),
+        "data": {"source": "synthetic", "fingerprint": data.fingerprint},
+    }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(photos, "data", lambda *_: data)
@@ -98,6 +101,12 @@ def test_goldens_of_photographs_hold_the_crops_and_the_oracle(goldens: Goldens) 
     assert goldens.pixels.shape == (len(goldens), 224, 224, 3)
     assert goldens.oracle.dtype == np.float64
     assert 0 < np.abs(goldens.logits - goldens.oracle).max() < 1e-4
+
+
+def test_data_that_have_changed_since_the_training_are_refused(trained: Trained) -> None:
+    metrics = {**trained.metrics, "data": {"source": "synthetic", "fingerprint": "0" * 64}}
+    with pytest.raises(ValueError, match=r"synthetic are not those that the model was trained with\. Restore them"):
+        _ = replace(trained, metrics=metrics).data
 
 
 def test_int8_is_served_under_a_name_of_its_own_and_its_price_is_written_down(int8: Exported, store: Path) -> None:

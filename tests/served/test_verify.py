@@ -523,5 +523,5 @@ def test_an_archive_that_is_no_zip_could_not_be_checked(verifier: Verifier) -> N
 
 
 def test_an_archive_of_older_code_could_not_be_checked(verifier: Verifier) -> None:
-    verifier.change_archive("digits-onnx", "serve/inprocess.py", '{"refused": ', '{"refusal": ')
+    verifier.change_archive("digits-onnx", "serve/inprocess.py", '"refused": ', '"refusal": ')
     assert "exported by another version of this project" in verifier.run("digits-onnx", code=2).err

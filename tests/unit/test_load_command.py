@@ -212,7 +212,7 @@ def test_errors_end_the_search(shell: Shell, archive: Archive) -> None:
             return super().__call__(call) if call.headers.get("Accept") == NPY else failure(503)
 
     code, report = measured(shell, Failing(archive), "--find-max", "--slo-p99", "50", "--duration", "1")
-    assert (code, report["problem"]) == (1, "No rate holds the objective.")
+    assert (code, report["problem"]) == (1, f"No rate holds the objective. {report['trials'][0]['outcome']}")
     assert "HTTP 503" in report["trials"][0]["outcome"]
 
 

@@ -91,6 +91,17 @@ def test_pretrained_weights_are_those_of_torchvision_in_all_but_the_last_layer(
     assert made["fc.weight"].shape == (3, 1024)
 
 
+@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5", "googlenet"])
+def test_pretrained_weights_that_leave_a_layer_random_or_expect_other_inputs_are_refused(arch: str) -> None:
+    whole = photos.network(contract("shufflenet_v2_x0_5")).state_dict()
+    given = {name: tensor for name, tensor in whole.items() if not name.startswith("backbone.fc.")}
+    photos.check_filled("shufflenet_v2_x0_5", whole, given)
+    if arch == "shufflenet_v2_x0_5":
+        del given["backbone.conv1.0.weight"]
+    with pytest.raises(ValueError, match=rf"pretrained weights of {arch} do not fit the network\. Train without"):
+        photos.check_filled(arch, whole, given)
+
+
 def test_pretrained_weights_out_of_reach_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")

@@ -15,6 +15,7 @@ from training.models import Data, Recipe, Split
 INPUT = ImageInput(height=224, width=224, channels=3, fit="crop", short_side=256)
 CANVAS = ImageInput(height=256, width=256, channels=3, fit="crop", short_side=256)  # what crops are cut from
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std that torchvision's weights were trained with
+SCALED_OTHERWISE = ("googlenet", "inception_v3")  # their published weights expect inputs from -1 to 1
 AREA, ASPECT = (0.4, 1.2), (3 / 4, 4 / 3)  # of a random crop: its share of the picture, its width over its height
 
 SAMPLE_NAMES: tuple[str, ...] = ()  # those of the labels
@@ -78,7 +79,10 @@ def network(contract: Contract) -> nn.Module:
 
 
 def pretrained(contract: Contract) -> nn.Module:
-    """The network with torchvision's weights for ImageNet in all layers but the last. Raises ValueError."""
+    """The network with torchvision's weights for ImageNet in all layers but the last.
+
+    Raises ValueError when they can't be had, or do not fit the network as it is here.
+    """
     from torchvision import models
 
     made = network(contract)
@@ -94,7 +98,23 @@ def pretrained(contract: Contract) -> nn.Module:
     fitting = {f"backbone.{name}": tensor for name, tensor in found.items()}
     own.update({name: tensor for name, tensor in fitting.items() if name in own and own[name].shape == tensor.shape})
     made.load_state_dict(own)
+    check_filled(contract.arch, own, fitting)
     return made
+
+
+def check_filled(arch: str, own: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    """Raises ValueError when weights outside the last layer were not given, or expect inputs scaled otherwise."""
+    last = [*own][-1].rpartition(".")[0]
+    left = [
+        name
+        for name, tensor in own.items()
+        if name.rpartition(".")[0] != last and not name.endswith("num_batches_tracked")
+        if name not in given or given[name].shape != tensor.shape
+    ]
+    if left or arch in SCALED_OTHERWISE:
+        raise ValueError(
+            f"The pretrained weights of {arch} do not fit the network. Train without --pretrained, or another --arch."
+        )
 
 
 def contract(train: Split, arch: str = "resnet50", pretrained: bool = False) -> Contract:
