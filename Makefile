@@ -65,7 +65,7 @@ stop:  ## when done: stop the server
 bench:  ## on a quiet machine with a network: this server beside its peers, into docs/benchmarks.md
 	$(MAKE) export MODEL=photos
 	$(PYTHON) -m export photos --runtime onnx-int8
-	$(PYTHON) -m benchmarks.cpu
+	$(PYTHON) -m benchmarks.servers
 	$(PYTHON) -m benchmarks.breakdown photos-onnx photos-onnx-int8
 	$(PYTHON) -m benchmarks.table
 

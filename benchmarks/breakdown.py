@@ -14,10 +14,10 @@ import typer
 
 from benchmarks import measured
 from benchmarks.contenders import Subject
-from benchmarks.cpu import RESULTS, subject_of
 from benchmarks.measured import Plan
 from benchmarks.pictures import pictures
 from benchmarks.processes import divide
+from benchmarks.servers import RESULTS, subject_of
 from benchmarks.venvs import scratch
 from client.environment import environment
 from export.archive import unpacked
@@ -38,7 +38,7 @@ def subject(name: str, store: Path) -> Iterator[Subject]:
 def measure(subjects: list[Subject], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """One process on one core, one thread, by the archive's own code; the archives take turns."""
     shots = [str(path) for path in pictures(scratch() / "pictures")]
-    plan = Plan(shots, [], 1, WARM_UP, seconds, divide(list(os.sched_getaffinity(0))))
+    plan = Plan(shots, [], 1, 1, WARM_UP, seconds, divide(list(os.sched_getaffinity(0))))
     taken: dict[str, list[dict[str, float]]] = {one.name: [] for one in subjects}
     for _ in range(rounds):
         for one in subjects:

@@ -92,6 +92,9 @@ def archive_environment(subject: Subject) -> dict[str, str]:
         "BENCH_RUNTIME": subject.archive.runtime,
         "BENCH_NAME": subject.name,
         "BENCH_VERSION": subject.archive.version,
+        "BENCH_DEVICE": "cpu" if subject.archive.device == "cpu" else f"{subject.archive.device}:0",
+        "BENCH_DECODER": subject.archive.decoder,
+        "BENCH_BATCH": str(subject.archive.batch_size),
     }
 
 

@@ -22,8 +22,8 @@ from benchmarks.pictures import pictures
 from benchmarks.venvs import python, scratch
 from client.environment import environment
 from training.commands import run
+from training.decoded import Pixels
 from training.files import publish
-from training.inputs import Pixels
 from training.versions import versions
 
 SIZES = {"500 × 375": (500, 375, 16), "1280 × 960": (1280, 960, 6), "3000 × 2250": (3000, 2250, 2)}

@@ -1,42 +1,113 @@
-"""How far each runtime is from eager on the CPU when it runs on another device: `python -m benchmarks.devices cuda:0`.
+"""How far each runtime on another device is from eager on the CPU: `python -m benchmarks.devices digits cuda:0`.
 
-Prints what a row of `export/tolerances.toml` is made of.
+Prints what the rows of `export/tolerances.toml` are made of.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
+import torch
 import typer
 
 from export import parity
+from export.accuracy import answer
 from export.goldens import Goldens
-from export.runtime import runtime_module, runtime_names
+from export.runtime import Loaded, Logits, as_array, runtime_module, runtime_names
+from export.trained import load_trained
+from training.commands import run
+from training.decoded import Decoded, Pixels
+from training.decoders import NVJPEG_OR_CPU, decoder_named
 
-FOLDER = Path("artifacts/digits")
 UNLIMITED = parity.Tolerance(float("inf"), 0, 0, "only measured")
+BATCH = 32
 
 
-def main(device: str) -> None:
-    """Compare every exported runtime on DEVICE, such as cpu or cuda:0, with eager on the CPU."""
-    goldens = Goldens.read(FOLDER / "goldens.npz")
+def runtimes(folder: Path, goldens: Goldens, device: str) -> None:
+    """Every artifact in `folder` over the goldens, at every batch size."""
     for name in runtime_names():
         module = runtime_module(name)
-        if not (FOLDER / module.ARTIFACT).exists():
-            print(f"{name:12} {module.ARTIFACT} was not exported")
+        if not (folder / module.ARTIFACT).exists():
+            print(f"{name:16} {module.ARTIFACT} was not exported")
             continue
         try:
-            loaded = module.load(FOLDER / module.ARTIFACT, device, 1)
+            loaded = module.load(folder / module.ARTIFACT, device, 1)
         except ValueError as error:
-            print(f"{name:12} {error}")
+            print(f"{name:16} {error}")
             continue
         sizes = parity.batch_sizes(loaded.contract.max_batch)
         answers = [parity.run_goldens(loaded, goldens, size) for size in sizes]
         worst = parity.worst_of([parity.compare(answer, goldens, UNLIMITED) for answer in answers])
         tf32 = "on" if loaded.tf32 else "off"
         print(
-            f"{name:12} {loaded.provider} on {loaded.device}, TF32 {tf32}: {worst.compared} answers, "
+            f"{name:16} {loaded.provider} on {loaded.device}, TF32 {tf32}: {worst.compared} answers, "
             f"largest difference {worst.max_abs:.2g}, error ratio {worst.error_ratio:.2g}, {len(worst.flips)} flips"
         )
 
 
+def decoding(loaded: Loaded, files: Sequence[Path], device: str) -> None:
+    """The same pictures decoded by the CPU and by nvJPEG, and answered by the same runtime."""
+    bodies = [(path.read_bytes(), "") for path in files]
+    spec = loaded.contract.input
+    by_cpu, by_gpu, counts = [], [], {"cpu": 0, "nvjpeg": 0}
+    for rows in parity.batches(BATCH, len(bodies)):
+        pairs = zip(
+            decoder_named("cpu", spec, device)(bodies[rows]),
+            decoder_named(NVJPEG_OR_CPU, spec, device)(bodies[rows]),
+            strict=True,
+        )
+        for one, other in pairs:
+            if isinstance(one, Decoded) and isinstance(other, Decoded):
+                by_cpu.append(as_array(one.pixels))
+                by_gpu.append(as_array(other.pixels))
+                counts[other.decoder] += 1
+    by_turbo, by_nvjpeg = np.concatenate(by_cpu), np.concatenate(by_gpu)
+    steps = np.abs(by_turbo.astype(np.int16) - by_nvjpeg)
+    expected, answered = _answers(loaded, by_turbo), _answers(loaded, by_nvjpeg)
+    second, first = np.sort(expected, axis=1)[:, -2:].T
+    flipped = np.flatnonzero(expected.argmax(axis=1) != answered.argmax(axis=1))
+    margins = [round(float(margin), 4) for margin in (first - second)[flipped]]
+    print(
+        f"nvJPEG beside the CPU: {counts['nvjpeg']} of {len(files)} pictures by nvJPEG; pixels {steps.max()} steps "
+        f"apart at most, {steps.mean():.3f} on the average; logits {np.abs(expected - answered).max():.3g} apart at "
+        f"most, {len(flipped)} decided otherwise, whose margins were {margins}"
+    )
+
+
+def _answers(loaded: Loaded, pixels: Pixels) -> Logits:
+    return np.concatenate([loaded(pixels[rows]) for rows in parity.batches(BATCH, len(pixels))])
+
+
+def held_out(loaded: Loaded, network: torch.nn.Module, pixels: Pixels) -> None:
+    expected, answered = answer(network, pixels), _answers(loaded, pixels)
+    flips = int((expected.argmax(axis=1) != answered.argmax(axis=1)).sum())
+    print(
+        f"{len(pixels)} held-out inputs, {loaded.precision} on {loaded.device}: largest difference "
+        f"{np.abs(expected - answered).max():.2g}, logits up to {np.abs(expected).max():.3g}, {flips} flips"
+    )
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A model that was trained and exported.")],
+    device: Annotated[str, typer.Argument(help="Such as cpu or cuda:0.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="JPEGs for nvJPEG to decode.")] = None,
+) -> None:
+    """Compare every exported runtime on DEVICE with eager on the CPU, and nvJPEG with the CPU's decoder."""
+    trained = load_trained(model, Path("artifacts"))
+    folder = trained.path.parent
+    runtimes(folder, Goldens.read(folder / "goldens.npz"), device)
+    for name in runtime_names():
+        module = runtime_module(name)
+        if (folder / module.ARTIFACT).exists():
+            print(f"{name:16}", end=" ")
+            held_out(module.load(folder / module.ARTIFACT, device, 1), trained.network, trained.data.held_out.images)
+    if files:
+        eager = runtime_module("eager")
+        decoding(eager.load(folder / eager.ARTIFACT, device, 1), files, device)
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    run(app)

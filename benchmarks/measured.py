@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -31,10 +32,11 @@ class NotRunning(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """How one contender is measured: these pictures, whose right answers begin with `right`."""
+    """How one contender is measured: these pictures, whose right answers begin with `right`, by so many processes."""
 
     pictures: list[str]
     right: list[str]
+    workers: int
     connections: int
     warm_up: float
     seconds: float
@@ -65,14 +67,15 @@ def alone(subject: Subject, plan: Plan, folder: Path) -> Round:
 
 def answers(subject: Subject, plan: Plan, folder: Path) -> list[str]:
     """What the archive itself answers to each picture."""
-    with _alone(subject, plan, folder) as (trees, _):
+    with _alone(subject, replace(plan, workers=1), folder) as (trees, _):
         [found] = _told(trees[:1], "answers")
     return list(found)
 
 
 def steps(subject: Subject, plan: Plan, folder: Path) -> dict[str, float]:
     """Where the time goes in one process, in seconds for a picture."""
-    with _alone(subject, replace(plan, cores=Cores(plan.cores.server[:1], ())), folder) as (trees, _):
+    one = replace(plan, workers=1, cores=Cores(plan.cores.server[:1], ()))
+    with _alone(subject, one, folder) as (trees, _):
         _told(trees, f"run {plan.warm_up}")
         [found] = _told(trees, f"steps {plan.seconds}")
     return dict(found)
@@ -88,7 +91,7 @@ def _alone(subject: Subject, plan: Plan, folder: Path) -> Iterator[tuple[list[Tr
     with (folder / "alone.log").open("w") as log:
         try:
             with pinned(plan.cores.server):
-                trees += (launch(command, environment, folder, log, talks=True) for _ in plan.cores.server)
+                trees += (launch(command, environment, folder, log, talks=True) for _ in range(plan.workers))
             for tree in trees:
                 assert tree.root.stdout
                 if tree.root.stdout.readline().strip() != "ready":
@@ -171,17 +174,41 @@ def _load(tree: Tree, start: Launch, plan: Plan, place: Place) -> Round:
 
 
 def _generate(task: Task, plan: Plan) -> dict[str, Any]:
+    """What all generators saw: one process on each core that is theirs alone, which share the connections."""
+    count = min(len(plan.cores.generator), plan.connections) if plan.cores.apart else 1
+    shares = [len(range(index, plan.connections, count)) for index in range(count)]
     with pinned(plan.cores.generator):
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.generator"],
-            input=json.dumps(asdict(task)),
-            cwd=Path(__file__).parent.parent,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+        running = [_generator(replace(task, connections=share)) for share in shares]
+    seen = [json.loads(_ended(process)) for process in running]
+    return {
+        "latencies": [latency for one in seen for latency in one["latencies"]],
+        "answered": sum(one["answered"] for one in seen),
+        "errors": dict(sum((Counter(one["errors"]) for one in seen), Counter())),
+        "cpu_s": sum(one["cpu_s"] for one in seen),
+    }
+
+
+def _generator(task: Task) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.generator"],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    process.stdin.write(json.dumps(asdict(task)))
+    process.stdin.close()
+    return process
+
+
+def _ended(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout
+    with process.stdout:
+        said = process.stdout.read()
+    if process.wait():
+        raise NotRunning(f"A generator of load ended with exit code {process.returncode}.")
+    return said
 
 
 def _timing(latencies: list[float], seconds: float) -> dict[str, float | None]:

@@ -48,7 +48,11 @@ class Asker:
     def __init__(self, client: Client, model: str, archive: Archive, goldens: Goldens, contract: Contract) -> None:
         self.client, self.model, self.goldens, self.contract = client, model, goldens, contract
         self.batches = archive.batch_size > 1
-        self.limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
+        self.limit = parity.tolerance(
+            archive.model, archive.runtime, archive.precision, archive.device, archive.decoder
+        )
+        # what is no JPEG, and with some decoders what the GPU can't decode, is decoded on the CPU
+        self.decoders = ["cpu"] if archive.decoder == "cpu" else ["nvjpeg", "cpu"]
         self.expected = {
             "model": model,
             "version": archive.version,
@@ -146,6 +150,10 @@ class Asker:
         """Raises _Wrong. Which one of its devices a server has taken is its own affair; the kind of them is not."""
         if absent := [header for name, header in ATTESTED.items() if name not in served]:
             raise _Wrong(f"The answer attests no {', '.join(absent)}.")
+        if served["decoder"] not in self.decoders:
+            raise _Wrong(
+                f"The answer attests decoder {served['decoder']!r}, and can be by {' or '.join(self.decoders)}."
+            )
         for name, value in self.expected.items():
             if (device_kind(served[name]) if name == "device" else served[name]) != value:
                 raise _Wrong(f"The answer attests {name} {served[name]!r} instead of {value!r}.")

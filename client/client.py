@@ -34,7 +34,7 @@ from client.errors import ClientError, TimedOut
 from client.payloads import ANY_BYTES, Input, Payload, payload
 from client.tokens import TokenSource, is_local
 from serve.protocol import JSON, NPY, TOP_K
-from training.inputs import BadInput
+from training.decoded import BadInput
 
 CONNECTIONS = 32
 

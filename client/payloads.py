@@ -13,7 +13,7 @@ from PIL.ExifTags import Base as Exif
 
 from serve.protocol import BODY_LIMIT, NPY
 from training.contract import Contract
-from training.inputs import BadInput
+from training.decoded import BadInput
 
 Input = bytes | str | Path | Image.Image | NDArray[np.uint8]
 

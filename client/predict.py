@@ -21,8 +21,8 @@ from client.errors import BUSY, ClientError, TimedOut, TokenRejected, UnknownMod
 from client.options import Seconds, Url
 from client.payloads import Input
 from serve.protocol import BODY_LIMIT
+from training.decoded import BadInput
 from training.files import publish
-from training.inputs import BadInput
 
 DEFAULT_MODEL = "digits-onnx"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")

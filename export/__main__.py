@@ -9,11 +9,12 @@ from rich.console import Console
 
 from export.archive import archive_name
 from export.on_torch import check_device
-from export.parity import unmeasured
+from export.parity import decoding, unmeasured
 from export.pipeline import Exported, export_runtime, goldens_of
 from export.runtime import float32_names, runtime_module
-from export.trained import load_trained
+from export.trained import Trained, load_trained
 from training.commands import run
+from training.decoders import CPU, unsuited
 
 app = typer.Typer(add_completion=False)
 
@@ -29,6 +30,9 @@ def export(
     ] = False,
     version: Annotated[str, typer.Option(help="The version that the archives are served as.")] = "1.0",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="The kind of device that serves them.")] = "cpu",
+    decoder: Annotated[
+        str, typer.Option(help="What decodes images: cpu; on CUDA also nvjpeg, or nvjpeg-or-cpu for what that can't.")
+    ] = CPU,
     artifacts: Annotated[Path, typer.Option(help="Where training writes.")] = Path("artifacts"),
     store: Annotated[Path, typer.Option(help="Where archives go.")] = Path("model_store"),
     data_dir: Annotated[Path, typer.Option(help="Where downloaded data lies.")] = Path("data"),
@@ -38,12 +42,13 @@ def export(
     _check_version(version)
     check_device(device)
     trained = load_trained(model, artifacts, data_dir)
+    _check_decoder(decoder, trained, device)
     chosen = _runtimes(model, runtime, device, console)
     names = [archive_name(model, name) for name in chosen]
     goldens = goldens_of(trained, new_goldens)
     for name in chosen:
         with console.status(f"Exporting {model} to {name}"):
-            exported = export_runtime(trained, goldens, name, version, store, device)
+            exported = export_runtime(trained, goldens, name, version, store, device, decoder)
         console.print(_line(exported), highlight=False, soft_wrap=True)
         for other, kept in exported.outdated.items():
             if other not in names:
@@ -61,6 +66,12 @@ def _line(exported: Exported) -> str:
     if entry.accuracy is None:
         return line
     return f"{line}; {entry.accuracy:.2%} of the held-out inputs right, eager {entry.eager_accuracy:.2%}"
+
+
+def _check_decoder(decoder: str, trained: Trained, device: str) -> None:
+    if reason := unsuited(decoder, trained.contract.input, device):
+        raise ValueError(reason)
+    decoding(trained.contract.model, decoder)
 
 
 def _check_version(version: str) -> None:

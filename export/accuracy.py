@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from export import parity
 from export.runtime import Loaded
 from export.trained import Trained
-from training.inputs import Pixels
+from training.decoded import Pixels
 from training.models import Split
 
 

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,17 @@ INPROCESS_SECONDS = 300
 CODE = (
     "training/__init__.py",
     "training/contract.py",
+    "training/decoded.py",
+    "training/decoders.py",
     "training/files.py",
     "training/inputs.py",
+    "training/inputs_cuda.py",
+    "training/npy.py",
     "training/weights.py",
     "training/models/__init__.py",
     "export/__init__.py",
     "export/goldens.py",
+    "export/on_cuda.py",
     "export/on_torch.py",
     "export/parity.py",
     "export/runtime.py",
@@ -57,6 +62,7 @@ responseTimeout: 60
 startupTimeout: 120
 deviceType: {device_type}
 runtime: {runtime}
+decoder: {decoder}
 """
 DEVICE_TYPES = {"cpu": "cpu", "cuda": "gpu"}  # by kind of device, in TorchServe's words
 
@@ -77,32 +83,36 @@ def code_of(model: str, runtime: str) -> list[str]:
     return [*CODE, f"training/models/{model}.py", *(f"export/runtimes/{name}.py" for name in runtimes)]
 
 
-def pack(
-    path: Path,
-    files: dict[str, Path],
-    *,
-    name: str,
-    contract: Contract,
-    runtime: str,
-    version: str,
-    device: str,
-    batch_size: int,
-) -> None:
-    """Writes an archive to `path`: its code, its configuration for a kind of device, and `files` by their names.
+@dataclass(frozen=True)
+class Service:
+    """What an archive asks of a server: under which name and version, and on which kind of device, it is served.
 
-    It is served under `name`, `batch_size` requests at a time at most. Raises RuntimeError when the archiver fails.
+    A worker takes `batch_size` requests at once, at most, which `decoder` decodes and `runtime` answers.
+    """
+
+    name: str
+    version: str
+    runtime: str
+    device: str
+    decoder: str
+    batch_size: int
+
+
+def pack(path: Path, files: dict[str, Path], contract: Contract, service: Service) -> None:
+    """Writes an archive to `path`: its code, its configuration, and `files` by their names.
+
+    Raises RuntimeError when the archiver fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch, "stage")
-        for code in code_of(contract.model, runtime):
+        for code in code_of(contract.model, service.runtime):
             (stage / code).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / code, stage / code)
         for beside, file in files.items():
             shutil.copyfile(file, stage / beside)
         config = Path(scratch, "model-config.yaml")
-        device_type = DEVICE_TYPES[device]
-        config.write_text(CONFIG.format(batch_size=batch_size, device_type=device_type, runtime=runtime))
-        shutil.move(_archived(name, stage, config, version), path)
+        config.write_text(CONFIG.format(device_type=DEVICE_TYPES[service.device], **asdict(service)))
+        shutil.move(_archived(service.name, stage, config, service.version), path)
 
 
 def _archived(name: str, stage: Path, config: Path, version: str) -> Path:
@@ -203,16 +213,17 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
     found = run_inprocess("answers", archive, threads)
     sizes = sorted(int(name.removeprefix("runtime_")) for name in found if name.startswith("runtime_"))
     expected = {"model", "pixels", "refused", *(f"handler_{size}" for size in sizes)}
-    expected |= {"attested_precision", "attested_device"}
+    expected |= {"attested_precision", "attested_device", "attested_decoder"}
     if not sizes or expected - found.keys():
         raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")
-    precision, device = str(found["attested_precision"]), str(found["attested_device"])
-    limit = parity.tolerance(str(found["model"]), runtime, precision, device)
+    model, decoder = str(found["model"]), str(found["attested_decoder"])
+    of = (model, runtime, str(found["attested_precision"]), str(found["attested_device"]))
 
-    def at_all_sizes(hop: str) -> Hop:
+    def at_all_sizes(hop: str, limit: parity.Tolerance) -> Hop:
         return Hop(hop, parity.worst_of([parity.compare(found[f"{hop}_{size}"], goldens, limit) for size in sizes]))
 
-    handler = at_all_sizes("handler")
+    handler = at_all_sizes("handler", parity.tolerance(*of, decoder))
     if refused := str(found["refused"]):
         handler = Hop("handler", replace(handler.comparison, ok=False, sentence=refused))
-    return [Hop("decode", parity.compare_pixels(found["pixels"], goldens)), at_all_sizes("runtime"), handler]
+    decoded = parity.compare_pixels(found["pixels"], goldens, parity.decoding(model, decoder).pixels)
+    return [Hop("decode", decoded), at_all_sizes("runtime", parity.tolerance(*of)), handler]

@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from training.inputs import Pixels
+from training.decoded import Pixels
 
 # What numpy and zipfile raise for a file that is not, or not any more, an `.npz` of these arrays.
 DAMAGED = (

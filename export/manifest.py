@@ -20,7 +20,7 @@ class Archive(Frozen):
 
     `provider`, `precision` and `tf32` are those that the artifact was verified with. `accuracy` and `eager_accuracy`
     are the shares of held-out inputs decided right, by it and by eager; None where the precision is eager's own. A
-    worker takes `batch_size` requests at once, at most.
+    worker takes `batch_size` requests at once, at most, and `decoder` decodes them (`training/decoders.py`).
     """
 
     file: str
@@ -40,6 +40,7 @@ class Archive(Frozen):
     files: dict[str, File]
     versions: dict[str, str]
     batch_size: int = 32
+    decoder: str = "cpu"
     accuracy: float | None = None
     eager_accuracy: float | None = None
 

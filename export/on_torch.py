@@ -1,13 +1,16 @@
 """Running a graph with torch: what the eager, TorchScript and AOTInductor runtimes share."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
-from export.runtime import Logits, OutOfMemory
-from training.inputs import Pixels
+from export.runtime import Batch, Logits
+from training.contract import Contract
+
+Graph = Callable[[torch.Tensor], torch.Tensor]
 
 
 def prepare(device: str, threads: int) -> bool:
@@ -37,32 +40,34 @@ def forbid_tf32(device: str) -> bool:
     return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
 
 
-def runner(graph: Callable[[torch.Tensor], torch.Tensor], device: str) -> Callable[[Pixels], Logits]:
-    """A graph over tensors → a callable over arrays, which raises OutOfMemory."""
+def runner(graph: Graph, contract: Contract, device: str) -> Callable[[Batch], Logits]:
+    """A graph over tensors → a callable over batches. On a GPU it is recorded and replayed, and raises OutOfMemory."""
+    if device != "cpu":
+        from export.on_cuda import recorded
+
+        return recorded(graph, contract, device)
 
     @torch.inference_mode()
-    def run(batch: Pixels) -> Logits:
-        images = torch.from_numpy(np.require(batch, requirements=["C", "W"]))
-        try:
-            logits: Logits = graph(images.to(device)).cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(str(error)) from None
+    def run(batch: Batch) -> Logits:
+        logits: Logits = graph(torch.from_numpy(np.require(batch, requirements=["C", "W"]))).numpy()
         return logits
 
     return run
 
 
 class Bfloat16(nn.Module):
-    """A network whose convolutions and matrix products are computed in bfloat16 on the CPU.
+    """A network for answers, whose convolutions and matrix products are computed in bfloat16 on one kind of device.
 
     The scaling before them stays float32, and so do the logits.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, device: str) -> None:
         super().__init__()
-        self.network = network
+        self.network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # a GPU's matrix units want it so
+        self.device = device
+        self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16):
             logits: torch.Tensor = self.network(images)
         return logits.float()

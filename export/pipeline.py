@@ -17,6 +17,7 @@ from export.goldens import Goldens
 from export.requests import make_requests
 from export.runtime import Loaded, device_kind, runtime_module
 from export.trained import Trained
+from training.decoders import CPU
 from training.files import publish
 from training.inputs import decode
 from training.models import model_module
@@ -78,7 +79,13 @@ def make_goldens(trained: Trained) -> Goldens:
 
 
 def export_runtime(
-    trained: Trained, goldens: Goldens, runtime: str, version: str, store: Path, device: str = "cpu"
+    trained: Trained,
+    goldens: Goldens,
+    runtime: str,
+    version: str,
+    store: Path,
+    device: str = "cpu",
+    decoder: str = CPU,
 ) -> Exported:
     """Writes the artifact beside the weights and the archive into `store`, both verified on a kind of device, and the
     manifest last.
@@ -86,8 +93,10 @@ def export_runtime(
     Raises ValueError when what was made does not answer as eager on the CPU does; nothing is published then.
     """
     start = time.perf_counter()
+    model = trained.contract.model
     artifact = trained.path.with_name(runtime_module(runtime).ARTIFACT)
-    name = archive.archive_name(trained.contract.model, runtime)
+    name = archive.archive_name(model, runtime)
+    service = archive.Service(name, version, runtime, device, decoder, model_module(model).SERVED_BATCH[device])
     with (
         tempfile.TemporaryDirectory() as scratch,
         publish(artifact) as artifact_draft,
@@ -98,8 +107,8 @@ def export_runtime(
         accuracies = compare_accuracy(loaded, trained, runtime)
         packed = Path(scratch, archive.archive_file(name, version))
         beside = {file: trained.path.with_name(file) for file in ("contract.json", "goldens.npz")}
-        _pack(packed, trained, goldens, runtime, version, device, {artifact.name: artifact_draft, **beside})
-        entry = _entry(packed, trained, loaded, accuracies, runtime, version, time.perf_counter() - start)
+        _pack(packed, trained, goldens, service, {artifact.name: artifact_draft, **beside})
+        entry = _entry(packed, trained, loaded, accuracies, service, time.perf_counter() - start)
         shutil.copyfile(packed, archive_draft)
     outdated = manifest.add(store, name, entry)
     return Exported(name, entry, verdict, outdated)
@@ -124,29 +133,11 @@ def compare_artifact(
     return loaded, verdict
 
 
-def _pack(
-    packed: Path,
-    trained: Trained,
-    goldens: Goldens,
-    runtime: str,
-    version: str,
-    device: str,
-    files: dict[str, Path],
-) -> None:
+def _pack(packed: Path, trained: Trained, goldens: Goldens, service: archive.Service, files: dict[str, Path]) -> None:
     """Packs an archive and runs it. Raises ValueError when it can't be made, does not run, or differs from eager."""
-    contract = trained.contract
     try:
-        archive.pack(
-            packed,
-            files,
-            name=archive.archive_name(contract.model, runtime),
-            contract=contract,
-            runtime=runtime,
-            version=version,
-            device=device,
-            batch_size=model_module(contract.model).SERVED_BATCH[device],
-        )
-        hops = archive.inprocess_hops(packed, goldens, runtime, COMPARED_THREADS)
+        archive.pack(packed, files, trained.contract, service)
+        hops = archive.inprocess_hops(packed, goldens, service.runtime, COMPARED_THREADS)
     except RuntimeError as error:
         raise ValueError(f"{packed.name} was not published. {error}") from error
     for hop in hops:
@@ -161,8 +152,7 @@ def _entry(
     trained: Trained,
     loaded: Loaded,
     accuracies: Accuracies | None,
-    runtime: str,
-    version: str,
+    service: archive.Service,
     seconds: float,
 ) -> manifest.Archive:
     file = manifest.describe(packed)
@@ -171,19 +161,20 @@ def _entry(
         sha256=file.sha256,
         bytes=file.bytes,
         model=trained.contract.model,
-        runtime=runtime,
-        version=version,
+        runtime=service.runtime,
+        version=service.version,
         device=device_kind(loaded.device),
         provider=loaded.provider,
         precision=loaded.precision,
         tf32=loaded.tf32,
-        artifact=runtime_module(runtime).ARTIFACT,
+        artifact=runtime_module(service.runtime).ARTIFACT,
         weights=trained.digest,
         contract=trained.contract.digest,
         export_seconds=round(seconds, 3),
         files=_contents(packed),
         versions=versions(PACKAGES),
-        batch_size=model_module(trained.contract.model).SERVED_BATCH[device_kind(loaded.device)],
+        batch_size=service.batch_size,
+        decoder=service.decoder,
         accuracy=accuracies.artifact if accuracies else None,
         eager_accuracy=accuracies.eager if accuracies else None,
     )

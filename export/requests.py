@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from training.contract import ImageInput
-from training.inputs import Pixels
+from training.decoded import Pixels
 
 Size = tuple[int, int]  # width and height
 

@@ -2,22 +2,23 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export import runtimes
 from training.contract import Contract
-from training.inputs import Pixels
+from training.decoded import Pixels
 
 if TYPE_CHECKING:
     from export.trained import Trained
 
 Logits = NDArray[np.float32]
+Batch = Any  # uint8 [B, *input.shape]: `Pixels`, or a tensor on the GPU that decoded it
 
 # The metadata that every artifact carries.
 CONTRACT = "contract"
@@ -33,7 +34,7 @@ class Loaded:
     `weights` is the SHA-256 of the weights that the artifact was made from.
     """
 
-    run: Callable[[Pixels], Logits]
+    run: Callable[[Batch], Logits]
     contract: Contract
     weights: str
     provider: str
@@ -41,7 +42,7 @@ class Loaded:
     precision: str = FLOAT32
     tf32: bool = False
 
-    def __call__(self, batch: Pixels) -> Logits:
+    def __call__(self, batch: Batch) -> Logits:
         logits = self.run(batch)
         expected = (len(batch), len(self.contract.labels))
         if logits.shape != expected or logits.dtype != np.float32:
@@ -49,8 +50,20 @@ class Loaded:
         return logits
 
 
-class OutOfMemory(RuntimeError):
-    """The device had too little memory left for a batch; the next one may find more."""
+def as_array(batch: Batch) -> Pixels:
+    """In the CPU's memory."""
+    pixels: Pixels = batch if isinstance(batch, np.ndarray) else batch.cpu().numpy()
+    return pixels
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One after the other; on the GPU where any of them is."""
+    device = next((batch.device for batch in batches if not isinstance(batch, np.ndarray)), None)
+    if device is None:
+        return np.concatenate(batches)
+    import torch
+
+    return torch.cat([torch.as_tensor(batch, device=device) for batch in batches])
 
 
 class Runtime(Protocol):

@@ -35,6 +35,7 @@ class Handler:
             threads=int(os.environ["OMP_NUM_THREADS"]),
             name=name,
             version=version,
+            decoder=config["decoder"],
         )
         self.metrics = Metrics(name, version, self.predictor.contract.labels)
 

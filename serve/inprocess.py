@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from export import parity
 from export.goldens import Goldens
+from export.runtime import as_array
 from serve.predictor import Predictor, Request
 from serve.protocol import NPY
-from training.inputs import decode
+from training.decoded import BadInput
 
 HERE = Path()
 ROUNDS = 5
@@ -35,13 +36,24 @@ def answers() -> dict[str, NDArray[Any]]:
     """
     goldens, handler = Goldens.read(HERE / "goldens.npz"), _handler()
     predictor = handler.predictor
-    found = {"pixels": np.concatenate([decode(body, predictor.contract.input) for body in goldens.requests])}
+    found = {"pixels": _pixels(predictor, goldens)}
     for size in parity.batch_sizes(predictor.contract.max_batch):
         found[f"runtime_{size}"] = parity.run_goldens(predictor.loaded, goldens, size)
         found[f"handler_{size}"] = _by_handler(handler, goldens, size)
     attested = {f"attested_{name}": np.array(value) for name, value in predictor.attestation.items()}
     model, refused = np.array(predictor.contract.model), np.array(_refusal(handler))
     return found | attested | {"model": model, "refused": refused}
+
+
+def _pixels(predictor: Predictor, goldens: Goldens) -> NDArray[Any]:
+    """uint8 [N, *input.shape], decoded as in service: as many at once as a worker takes at most."""
+    requests, found = [Request(body) for body in goldens.requests], []
+    for rows in parity.batches(predictor.contract.max_batch, len(goldens)):
+        for one in predictor.decode(requests[rows]):
+            if isinstance(one, BadInput):
+                raise one
+            found.append(as_array(one.pixels))
+    return np.concatenate(found)
 
 
 def _context(requests: int) -> Any:
@@ -89,7 +101,8 @@ def timings() -> dict[str, NDArray[Any]]:
     runtime, threads = context.model_yaml_config["runtime"], int(os.environ["OMP_NUM_THREADS"])
     device = "cpu" if context.system_properties["gpu_id"] is None else "cuda:0"
     start = time.perf_counter()
-    predictor = Predictor.load(HERE, runtime, device, threads, "in-process", "")
+    decoder = context.model_yaml_config["decoder"]
+    predictor = Predictor.load(HERE, runtime, device, threads, "in-process", "", decoder)
     load = time.perf_counter() - start
     requests = [Request(body) for body in goldens.requests]
     largest = [requests[index % len(requests)] for index in range(predictor.contract.max_batch)]

@@ -103,7 +103,7 @@ class Management:
             if response.status_code != 200:
                 return f"a golden was answered {response.status_code}: {response.text.strip()}"
             answers.append(np.load(BytesIO(response.content)))
-        limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
+        limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device, archive.decoder)
         return parity.compare(np.concatenate(answers), goldens, limit).sentence
 
     def _call(self, method: str, path: str = "", params: dict[str, str] | None = None) -> requests.Response:

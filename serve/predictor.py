@@ -11,11 +11,13 @@ import numpy as np
 
 from export import parity
 from export.goldens import Goldens
-from export.runtime import Loaded, Logits, OutOfMemory, runtime_module
+from export.runtime import Batch, Loaded, Logits, joined, runtime_module
 from serve.protocol import ATTESTED, DEFAULT_TOP_K, JSON, NPY, RETRY_AFTER, TOP_K
 from training.contract import Contract
+from training.decoded import BadInput, Decoded, OutOfMemory
+from training.decoders import CPU, Decoder, decoder_named
 from training.files import sha256
-from training.inputs import BadInput, Pixels, decode, is_npy
+from training.npy import is_npy
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """A request that was understood. `pixels` is uint8 [N, *input.shape]; `single` says that it came as one image."""
+    """What a request asks, its body not yet decoded. `single` says that the answer is about one image."""
 
-    pixels: Pixels
+    request: Request
     single: bool
     lossless: bool
     top_k: int
@@ -57,13 +59,16 @@ class Query:
 class Predictor:
     """A model ready to answer. `attestation` says what computes the answers, field by field of `protocol.ATTESTED`."""
 
-    def __init__(self, loaded: Loaded, attestation: Mapping[str, str]) -> None:
+    def __init__(self, loaded: Loaded, attestation: Mapping[str, str], decoder: Decoder) -> None:
         self.loaded = loaded
         self.contract = loaded.contract
         self.attestation = attestation
+        self.decoder = decoder
 
     @classmethod
-    def load(cls, directory: Path, runtime: str, device: str, threads: int, name: str, version: str) -> "Predictor":
+    def load(
+        cls, directory: Path, runtime: str, device: str, threads: int, name: str, version: str, decoder: str = CPU
+    ) -> "Predictor":
         """Loads an unpacked archive. RuntimeError when its parts don't belong together."""
         module = runtime_module(runtime)
         artifact = directory / module.ARTIFACT
@@ -81,8 +86,9 @@ class Predictor:
             "device": loaded.device,
             "precision": loaded.precision,
             "tf32": "on" if loaded.tf32 else "off",
+            "decoder": decoder,
         }
-        return cls(loaded, attestation)
+        return cls(loaded, attestation, decoder_named(decoder, loaded.contract.input, device))
 
     def check(self, goldens: Goldens) -> None:
         """Answers the goldens as requests. Raises RuntimeError unless every answer is eager's, within tolerance."""
@@ -90,9 +96,8 @@ class Predictor:
             raise RuntimeError(
                 "The goldens were answered by other weights than this artifact's. Export with new goldens."
             )
-        limit = parity.tolerance(
-            self.contract.model, self.attestation["runtime"], self.loaded.precision, self.loaded.device
-        )
+        told, loaded = self.attestation, self.loaded
+        limit = parity.tolerance(self.contract.model, told["runtime"], loaded.precision, loaded.device, told["decoder"])
         requests = [Request(body, accept=NPY) for body in goldens.requests]
         parts = parity.batches(self.contract.max_batch, len(goldens))
         answers = [answer for part in parts for answer in self.answer(requests[part])]
@@ -110,21 +115,30 @@ class Predictor:
         All the good ones get a 503 where they are too much at once for the device's memory.
         """
         queries = [self._understand(request) for request in requests]
-        good = [query for query in queries if isinstance(query, Query)]
-        try:
-            answers = iter(self._predicted(good))
-        except OutOfMemory:
-            answers = iter([NO_MEMORY] * len(good))
+        answers = iter(self._answers([query for query in queries if isinstance(query, Query)]))
         return [next(answers) if isinstance(query, Query) else query for query in queries]
 
-    def _predicted(self, queries: Sequence[Query]) -> list[Answer]:
+    def _answers(self, queries: Sequence[Query]) -> list[Answer]:
+        try:
+            decoded = self.decode([query.request for query in queries])
+        except OutOfMemory:
+            return [NO_MEMORY] * len(queries)
+        good = [(query, one) for query, one in zip(queries, decoded, strict=True) if isinstance(one, Decoded)]
+        try:
+            predicted = iter(self._predicted(good))
+        except OutOfMemory:
+            predicted = iter([NO_MEMORY] * len(good))
+        return [next(predicted) if isinstance(one, Decoded) else failure(400, "BadInput", str(one)) for one in decoded]
+
+    def _predicted(self, good: Sequence[tuple[Query, Decoded]]) -> list[Answer]:
         """Raises OutOfMemory."""
-        logits = self.predict([query.pixels for query in queries])
+        logits = self.predict([decoded.pixels for _, decoded in good])
         attested = {ATTESTED[name]: value for name, value in self.attestation.items()}
-        return [
-            replace(self.encode(rows, query), headers={**attested, ATTESTED["batch_size"]: str(size)})
-            for rows, query, size in zip(logits, queries, self._executed_sizes(logits), strict=True)
-        ]
+        answers = []
+        for rows, (query, decoded), size in zip(logits, good, self._executed_sizes(logits), strict=True):
+            own = {ATTESTED["decoder"]: decoded.decoder, ATTESTED["batch_size"]: str(size)}
+            answers.append(replace(self.encode(rows, query), headers=attested | own))
+        return answers
 
     def _executed_sizes(self, logits: Sequence[Logits]) -> Iterator[int]:
         """The largest batch that each request's rows ran in: the first of them, as only the last one isn't full."""
@@ -133,24 +147,18 @@ class Predictor:
             yield min(self.contract.max_batch, total - start // self.contract.max_batch * self.contract.max_batch)
             start += len(rows)
 
-    def decode(self, request: Request) -> Query:
-        """Raises BadInput."""
-        if request.others:
-            beside = ", ".join(request.others)[:80]
-            raise BadInput(f"Beside the body came {beside}. Send one body, and options as headers.")
-        top_k = self._top_k(request.top_k)
-        lossless = _wants_npy(request.accept)
-        pixels = decode(request.body, self.contract.input, request.content_type)
-        return Query(pixels, not is_npy(request.content_type), lossless, top_k)
+    def decode(self, requests: Sequence[Request]) -> list[Decoded | BadInput]:
+        """Raises OutOfMemory."""
+        return self.decoder([(request.body, request.content_type) for request in requests])
 
-    def predict(self, inputs: Sequence[Pixels]) -> list[Logits]:
+    def predict(self, inputs: Sequence[Batch]) -> list[Logits]:
         """Several uint8 [N_i, *input.shape] → as many float32 [N_i, C], computed together by `max_batch` rows.
 
         Raises OutOfMemory.
         """
         if not inputs:
             return []
-        rows = np.concatenate(inputs)
+        rows = joined(inputs)
         logits = np.concatenate(
             [self.loaded(rows[part]) for part in parity.batches(self.contract.max_batch, len(rows))]
         )
@@ -177,9 +185,17 @@ class Predictor:
         if request.describe:
             return _json(200, self.description)
         try:
-            return self.decode(request)
+            return self._query(request)
         except BadInput as error:
             return failure(400, "BadInput", str(error))
+
+    def _query(self, request: Request) -> Query:
+        """Raises BadInput."""
+        if request.others:
+            beside = ", ".join(request.others)[:80]
+            raise BadInput(f"Beside the body came {beside}. Send one body, and options as headers.")
+        top_k = self._top_k(request.top_k)
+        return Query(request, not is_npy(request.content_type), _wants_npy(request.accept), top_k)
 
     def _prediction(self, logits: Logits, top_k: int) -> dict[str, Any]:
         """float32 [C] → the `top_k` labels with their softmax, computed in float64."""
@@ -228,8 +244,6 @@ def _dumps(value: Mapping[str, Any]) -> bytes:
 
 
 NO_MEMORY = replace(
-    failure(
-        503, "OutOfMemory", "The GPU is out of memory for this batch. Ask again in a second, or send less at once."
-    ),
+    failure(503, "OutOfMemory", "The GPU has no memory left for this batch. Ask again in a second, or send less."),
     headers={RETRY_AFTER: "1"},
 )

@@ -1,6 +1,6 @@
 """What goes over the wire: header names, content types and limits, for the server and its clients alike."""
 
-from training.inputs import NPY
+from training.npy import NPY
 
 __all__ = ["ATTESTED", "BODY_LIMIT", "DEFAULT_TOP_K", "JSON", "NPY", "RETRY_AFTER", "TOP_K"]
 
@@ -26,5 +26,6 @@ ATTESTED = {
     "device": "X-Device",
     "precision": "X-Precision",
     "tf32": "X-TF32",
+    "decoder": "X-Decoder",
     "batch_size": "X-Batch-Size",
 }

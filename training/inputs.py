@@ -5,46 +5,40 @@ The training data, the server and the verifier all come through here, so what is
 
 import re
 import struct
-import tokenize
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from training.contract import ImageInput
+from training.decoded import BadInput, Pixels
+from training.npy import decode_npy, is_npy
 
-NPY = "application/x-npy"
 FORMATS = ("PNG", "JPEG", "WEBP")
-HEADER_LIMIT = 256  # characters; four dimensions take half of it, and the parser can't be led deep in so few
 JPEG_START = b"\xff\xd8\xff"
 JPEG_MODES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # as Pillow names them: what simplejpeg calls them
-SCAN = re.compile(rb"\xff\xda\0[\x08\x0a\x0c\x0e]")  # the start of one, of 1 to 4 channels
+START_OF_SCAN = b"\xff\xda"
+SCAN = re.compile(START_OF_SCAN + rb"\0[\x08\x0a\x0c\x0e]")  # with its length, which is for 1 to 4 channels
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # what Pillow raises
 
 MOST_OBLONG = 16  # long side over short side; what a crop would keep of more is next to nothing
 MOST_SCANNED = 1_000_000_000  # pixels of a JPEG times its scans, of which a progressive one has ten: about a second
 
-Pixels = NDArray[np.uint8]
-
-# EXIF's orientation → what turns [height, width, …] upright.
-UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+# EXIF's orientation → the axes to turn around, and whether rows become columns then: what makes an image upright.
+UPRIGHT: dict[int, tuple[tuple[int, ...], bool]] = {
+    2: ((1,), False),
+    3: ((0, 1), False),
+    4: ((0,), False),
+    5: ((), True),
+    6: ((0,), True),
+    7: ((0, 1), True),
+    8: ((1,), True),
 }
-
-
-class BadInput(ValueError):
-    """The request is at fault; the message says what to send instead."""
 
 
 def decode(body: bytes, spec: ImageInput, content_type: str = "") -> Pixels:
@@ -61,33 +55,44 @@ def decode(body: bytes, spec: ImageInput, content_type: str = "") -> Pixels:
         return fit(read_image(body, spec), spec)[None]
 
 
-def is_npy(content_type: str) -> bool:
-    return content_type.partition(";")[0].strip().lower() == NPY
-
-
 def read_image(body: bytes, spec: ImageInput) -> Pixels:
     """An image → uint8 [h, w, spec.channels], upright, its size checked before its pixels are decoded.
 
     Raises BadInput.
     """
+    with explained(body, spec):
+        image = open_image(body, spec)
+        pixels = _decode_jpeg(image, body) if is_jpeg(image) else _load(image)
+        return _turn(_with_channels(pixels, spec.channels), orientation(image))
+
+
+@contextmanager
+def explained(body: bytes, spec: ImageInput) -> Iterator[None]:
+    """What Pillow raises for an image becomes BadInput."""
     try:
-        image = Image.open(BytesIO(body), formats=FORMATS)
-        _check_size(image, spec)
-        pixels = _decode_jpeg(image, body) if _is_jpeg(image) else _load(image)
-        return _turn(_with_channels(pixels, spec.channels), image)
+        yield
     except BadInput:
         raise
     except Image.DecompressionBombError:
         raise BadInput(f"The image is too large. Send one of at most {spec.max_pixels:,} pixels.") from None
     except UnidentifiedImageError:
         if body.startswith(JPEG_START):
-            raise _bad_jpeg("its header can't be read") from None
+            raise bad_jpeg("its header can't be read") from None
         raise BadInput("The body is not a PNG, JPEG or WebP image. Send the file's bytes as they are.") from None
     except DAMAGED as error:
         raise BadInput(f"The image is damaged or incomplete ({error}). Send the whole file.") from None
 
 
-def _is_jpeg(image: ImageFile) -> bool:
+def open_image(body: bytes, spec: ImageInput) -> ImageFile:
+    """Its header is read and its size checked; no pixel is decoded."""
+    image = Image.open(BytesIO(body), formats=FORMATS)
+    _check_size(image, spec)
+    if is_jpeg(image):
+        _check_scans(image, body)
+    return image
+
+
+def is_jpeg(image: ImageFile) -> bool:
     return image.format in ("JPEG", "MPO")  # MPO: a JPEG with further ones behind it
 
 
@@ -98,22 +103,24 @@ def _decode_jpeg(image: ImageFile, body: bytes) -> Image.Image | Pixels:
     """
     import simplejpeg  # not at the top: a client decodes nothing
 
-    _check_scans(image, body)
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(body, JPEG_MODES[image.mode])
     except ValueError as error:
-        raise _bad_jpeg(error) from None
+        raise bad_jpeg(error) from None
     return Image.fromarray(255 - pixels, "CMYK") if image.mode == "CMYK" else pixels  # which is stored inverted
 
 
 def _check_scans(image: ImageFile, body: bytes) -> None:
     """Even an empty scan goes over the whole picture, so a megabyte of them could be minutes of work."""
+    pixels = image.width * image.height
+    if body.count(START_OF_SCAN) * pixels <= MOST_SCANNED:
+        return
     scans = len(SCAN.findall(body))
-    if scans * image.width * image.height > MOST_SCANNED:
+    if scans * pixels > MOST_SCANNED:
         raise BadInput(f"The JPEG has {scans:,} scans. Save it anew, with ten at most.")
 
 
-def _bad_jpeg(why: object) -> BadInput:
+def bad_jpeg(why: object) -> BadInput:
     return BadInput(
         f"The image is damaged, incomplete or a JPEG of a rare kind ({why}). Send the whole file, or save it anew."
     )
@@ -133,7 +140,7 @@ def _check_size(image: ImageFile, spec: ImageInput) -> None:
         raise BadInput(f"{size}. Send one of at least {spec.min_side} × {spec.min_side}.")
     if width * height > spec.max_pixels:
         raise BadInput(f"{size}. Send one of at most {spec.max_pixels:,} pixels.")
-    if getattr(image, "n_frames", 1) > 1 and not _is_jpeg(image):  # it may carry a depth or gain map
+    if getattr(image, "n_frames", 1) > 1 and not is_jpeg(image):  # it may carry a depth or gain map
         raise BadInput("The image is animated. Send one frame.")
 
 
@@ -145,13 +152,20 @@ def from_image(image: Image.Image, spec: ImageInput) -> Pixels:
     return fit(_with_channels(image, spec.channels), spec)
 
 
-def _turn(pixels: Pixels, image: ImageFile) -> Pixels:
-    """Turned upright as the image's EXIF says; where that can't be read, as they are."""
+def orientation(image: ImageFile) -> int:
+    """EXIF's, one of `UPRIGHT`; 1, which is upright already, where it is none or can't be read."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DAMAGED:
-        return pixels
-    return UPRIGHT[orientation](pixels) if orientation in UPRIGHT else pixels
+        return 1
+    return int(found) if found in UPRIGHT else 1
+
+
+def _turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Turned upright."""
+    axes, swapped = UPRIGHT.get(orientation, ((), False))
+    turned = np.flip(pixels, axes)
+    return turned.swapaxes(0, 1) if swapped else turned
 
 
 def _with_channels(image: Image.Image | Pixels, channels: int) -> Pixels:
@@ -172,7 +186,7 @@ def fit(pixels: Pixels, spec: ImageInput) -> Pixels:
 def _pad(pixels: Pixels, spec: ImageInput) -> Pixels:
     height, width = pixels.shape[:2]
     if min(height, width) * min(spec.width / width, spec.height / height) <= 0.5:
-        raise _too_narrow(pixels)
+        raise _too_narrow(height, width)
     image = Image.fromarray(pixels.squeeze(-1) if spec.channels == 1 else pixels)
     fitted = ImageOps.pad(image, (spec.width, spec.height), Image.Resampling.BILINEAR, color="black")
     return np.asarray(fitted, dtype=np.uint8).reshape(spec.shape)
@@ -182,21 +196,27 @@ def _crop(pixels: Pixels, spec: ImageInput) -> Pixels:
     """The same bits as torchvision's `Resize(short_side, antialias=True)` and `CenterCrop`."""
     import torch  # not at the top: a client decodes nothing
 
-    assert spec.short_side
-    height, width = pixels.shape[:2]
-    if max(height, width) > MOST_OBLONG * min(height, width):
-        raise _too_narrow(pixels)
-    short = min(height, width)
-    size = [spec.short_side * height // short, spec.short_side * width // short]
+    size, (top, left) = crop_of(pixels.shape[0], pixels.shape[1], spec)
     planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]  # [1, C, h, w]
     resized = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)[0]
-    top, left = round((size[0] - spec.height) / 2), round((size[1] - spec.width) / 2)
     centre = resized[:, top : top + spec.height, left : left + spec.width].permute(1, 2, 0)
     return centre.contiguous().numpy()
 
 
-def _too_narrow(pixels: Pixels) -> BadInput:
-    height, width = pixels.shape[:2]
+def crop_of(height: int, width: int, spec: ImageInput) -> tuple[list[int], tuple[int, int]]:
+    """The height and width that an upright image is scaled to, and where its centre begins then: top and left.
+
+    Raises BadInput for one that is too narrow.
+    """
+    assert spec.short_side
+    short = min(height, width)
+    if max(height, width) > MOST_OBLONG * short:
+        raise _too_narrow(height, width)
+    size = [spec.short_side * height // short, spec.short_side * width // short]
+    return size, (round((size[0] - spec.height) / 2), round((size[1] - spec.width) / 2))
+
+
+def _too_narrow(height: int, width: int) -> BadInput:
     return BadInput(f"The image is {width:,} × {height:,} pixels, which is too narrow. Crop it.")
 
 
@@ -210,26 +230,3 @@ def _opaque(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB")
     return image if image.mode == "L" else image.convert("RGB")
-
-
-def decode_npy(body: bytes, spec: ImageInput) -> Pixels:
-    """An npy file → uint8 [N, height, width, channels], a view of `body`. Never unpickles. Raises BadInput."""
-    wanted = f"Send uint8 of shape [N, {', '.join(map(str, spec.shape))}]"
-    stream = BytesIO(body)
-    try:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise BadInput(f"The npy file has format version {version}. Save it with numpy.save, as version 1.0.")
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream, HEADER_LIMIT)
-    except BadInput:
-        raise
-    except (ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError):
-        raise BadInput(f"The body is not a whole npy file. {wanted}, saved with numpy.save.") from None
-    if dtype != np.uint8:
-        raise BadInput(f"The npy array has dtype {dtype}. {wanted}.")
-    if len(shape) != 4 or shape[1:] != spec.shape or shape[0] < 1:
-        raise BadInput(f"The npy array has shape {list(shape)}. {wanted}, N at least 1.")
-    pixels = np.frombuffer(body, np.uint8, offset=stream.tell())
-    if pixels.size != np.prod(shape, dtype=object):
-        raise BadInput(f"The npy file holds {pixels.size:,} values where its header says {list(shape)}. Send it whole.")
-    return pixels.reshape(shape, order="F" if fortran_order else "C")

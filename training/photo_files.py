@@ -18,6 +18,7 @@ from rich.progress import track
 
 from training import inputs
 from training.contract import ImageInput
+from training.decoded import BadInput
 from training.files import publish, sha256
 from training.models import Data, Split
 
@@ -143,7 +144,7 @@ def _decode_all(paths: tuple[Path, ...], spec: ImageInput, target: Path, said: s
         def one(row: int) -> None:
             try:
                 rows[row] = inputs.decode(paths[row].read_bytes(), spec)[0]
-            except (inputs.BadInput, OSError) as error:
+            except (BadInput, OSError) as error:
                 errors[str(paths[row])] = str(error)
 
         _each(one, len(paths), said)

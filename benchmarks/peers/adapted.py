@@ -16,8 +16,10 @@ from serve.protocol import TOP_K
 def load() -> Predictor:
     """As a TorchServe worker does it: on one thread, and ready when every golden was answered right."""
     archive = Path(os.environ["BENCH_ARCHIVE"])
-    name, version = os.environ["BENCH_NAME"], os.environ["BENCH_VERSION"]
-    predictor = Predictor.load(archive, os.environ["BENCH_RUNTIME"], "cpu", 1, name, version)
+    told = {key.removeprefix("BENCH_").lower(): value for key, value in os.environ.items() if key.startswith("BENCH_")}
+    predictor = Predictor.load(
+        archive, told["runtime"], told["device"], 1, told["name"], told["version"], told["decoder"]
+    )
     predictor.check(Goldens.read(archive / "goldens.npz"))
     return predictor
 

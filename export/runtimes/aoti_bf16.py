@@ -18,7 +18,7 @@ missing = aoti.missing
 
 
 def export(trained: "Trained", path: Path, device: str) -> None:
-    aoti.export(replace(trained, network=Bfloat16(trained.network).eval()), path, device)
+    aoti.export(replace(trained, network=Bfloat16(trained.network, device)), path, device)
 
 
 def load(path: Path, device: str, threads: int) -> Loaded:

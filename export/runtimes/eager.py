@@ -29,7 +29,7 @@ def load(path: Path, device: str, threads: int) -> Loaded:
     tf32 = prepare(device, threads)
     network, contract = weights.read(path)
     return Loaded(
-        run=runner(network.to(device), device),
+        run=runner(network.to(device), contract, device),
         contract=contract,
         weights=sha256(path),
         provider="torch",

@@ -1,13 +1,16 @@
 """ONNX: the network captured as an ONNX graph, run by ONNX Runtime, which needs no torch."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.runtime import CONTRACT, FLOAT32, WEIGHTS, Loaded, Logits, OutOfMemory
+import numpy as np
+
+from export.runtime import CONTRACT, FLOAT32, WEIGHTS, Batch, Loaded, Logits
 from training.contract import Contract
-from training.inputs import Pixels
+from training.decoded import OutOfMemory
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -45,29 +48,62 @@ def export(trained: "Trained", path: Path, _: str) -> None:
 def load(path: Path, device: str, threads: int) -> Loaded:
     session = _session(path, device, threads)
     metadata = session.get_modelmeta().custom_metadata_map
+    contract = Contract.from_json(metadata[CONTRACT])
     return Loaded(
-        run=runner(session),
-        contract=Contract.from_json(metadata[CONTRACT]),
+        run=runner(session) if device == "cpu" else bound(session, contract, device),
+        contract=contract,
         weights=metadata[WEIGHTS],
         provider=session.get_providers()[0],
         device=device,
     )
 
 
-def runner(session: "onnxruntime.InferenceSession") -> Callable[[Pixels], Logits]:
+def runner(session: "onnxruntime.InferenceSession") -> Callable[[Batch], Logits]:
     """A session → a callable that raises OutOfMemory."""
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
-    def run(batch: Pixels) -> Logits:
-        try:
+    def run(batch: Batch) -> Logits:
+        with _out_of_memory():
             logits: Logits = session.run(["logits"], {"images": batch})[0]
-        except (Fail, RuntimeException) as error:  # of all kinds; the words alone tell which
-            if NO_MEMORY not in str(error):
-                raise
-            raise OutOfMemory(str(error)) from None
         return logits
 
     return run
+
+
+def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: str) -> Callable[[Batch], Logits]:
+    """A session → a callable that raises OutOfMemory, and whose batches go to the GPU once and stay there."""
+    import torch
+
+    from export.on_cuda import Room, out_of_memory
+
+    torch.cuda.set_device(torch.device(device).index or 0)
+    room, index = Room(contract, device), torch.device(device).index or 0
+    logits = torch.empty((contract.max_batch, len(contract.labels)), device=device)
+
+    def run(batch: Batch) -> Logits:
+        with out_of_memory(), _out_of_memory():
+            room.put(batch)
+            binding = session.io_binding()
+            shape = [len(batch), *contract.input.shape]
+            binding.bind_input("images", "cuda", index, np.uint8, shape, room.images.data_ptr())
+            binding.bind_output("logits", "cuda", index, np.float32, [len(batch), logits.shape[1]], logits.data_ptr())
+            torch.cuda.current_stream().synchronize()  # the session has a stream of its own
+            session.run_with_iobinding(binding)
+            return room.take(logits[: len(batch)])
+
+    return run
+
+
+@contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """ONNX Runtime's error becomes OutOfMemory."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
+
+    try:
+        yield
+    except (Fail, RuntimeException) as error:  # of all kinds; the words alone tell which
+        if NO_MEMORY not in str(error):
+            raise
+        raise OutOfMemory(str(error)) from None
 
 
 def _session(path: Path, device: str, threads: int) -> "onnxruntime.InferenceSession":

@@ -10,7 +10,7 @@ import numpy as np
 
 from export.runtime import Loaded
 from export.runtimes import onnx
-from training.inputs import Pixels
+from training.decoded import Pixels
 
 if TYPE_CHECKING:
     from export.trained import Trained

@@ -27,15 +27,17 @@ def missing(_: str) -> str | None:
 
 
 def export(trained: "Trained", path: Path, device: str) -> None:
-    """The tracer bakes into each convolution whether it may use TF32 on CUDA; torch's default is yes.
+    """Traced where it is to run: a network in bfloat16 casts what lies on that kind of device.
+
+    The tracer bakes into each convolution whether it may use TF32 on CUDA; torch's default is yes.
 
     The CPU's convolutions are faster with weights in the order that images have, channels last (ResNet-18: a tenth).
     """
-    network = trained.network
+    network, example = copy.deepcopy(trained.network).to(device), trained.example.to(device)
     if device == "cpu":
-        network = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)
     with _deprecated(), _strict_tracer(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        graph = torch.jit.freeze(torch.jit.trace(network, trained.example))  # type: ignore[no-untyped-call]
+        graph = torch.jit.freeze(torch.jit.trace(network, example))  # type: ignore[no-untyped-call]
         stream = BytesIO()  # torch itself aborts the process when it can't write to a file
         torch.jit.save(graph, stream, _extra_files=trained.metadata)
     path.write_bytes(stream.getvalue())
@@ -50,9 +52,10 @@ def load(path: Path, device: str, threads: int) -> Loaded:
     code = graph.inlined_graph
     if any(list(node.inputs())[-1].toIValue() for node in code.findAllNodes("aten::_convolution")):
         raise ValueError(f"The convolutions of {path.name} were traced with TF32 allowed. Export it again.")
+    contract = Contract.from_json(metadata[CONTRACT])
     return Loaded(
-        run=runner(graph, device),
-        contract=Contract.from_json(metadata[CONTRACT]),
+        run=runner(graph, contract, device),
+        contract=contract,
         weights=metadata[WEIGHTS].decode(),
         provider="torch.jit",
         device=device,

@@ -22,6 +22,7 @@ from export.trained import load_trained
 from tests.snapshot import snapshot
 from tests.workspace import Workspace
 from training.contract import Contract
+from training.decoders import CPU
 from training.files import sha256
 
 OURS = ("training", "export", "serve", "client")
@@ -301,8 +302,6 @@ def test_two_exports_at_once_do_not_meet_in_the_folder_for_temporary_files(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     contract = Contract.read(exported.artifacts / "contract.json")
     path = tmp_path / "digits-eager-1.0.mar"
-    archive.pack(
-        path, {}, name="digits-eager", contract=contract, runtime="eager", version="1.0", device="cpu", batch_size=32
-    )
+    archive.pack(path, {}, contract, archive.Service("digits-eager", "1.0", "eager", "cpu", CPU, 32))
     assert zipfile.is_zipfile(path)
     assert others.exists()

@@ -15,7 +15,9 @@ def test_devices_measures_every_runtime_that_was_exported(exported: Workspace) -
 def test_cpu_measures_torchserve_beside_the_archive_in_process(exported: Workspace) -> None:
     """The peers need a network to be installed; the way they are measured is the same."""
     short = ("--peers", "none", "--rounds", "1", "--seconds", "0.5", "--warm-up", "0.2")
-    exported.run("benchmarks.cpu", "--archive", "digits-onnx", *short, "--name", "smoke", "--results", "benchmarked")
+    exported.run(
+        "benchmarks.servers", "--archive", "digits-onnx", *short, "--name", "smoke", "--results", "benchmarked"
+    )
     found = json.loads((exported.folder / "benchmarked" / "smoke.json").read_bytes())
     assert [row["name"] for row in found["rows"]] == ["inprocess", "torchserve"]
     for row in found["rows"]:
@@ -28,7 +30,7 @@ def test_cpu_measures_torchserve_beside_the_archive_in_process(exported: Workspa
 
 
 def test_cpu_refuses_a_contender_that_it_does_not_know(exported: Workspace) -> None:
-    done = exported.run("benchmarks.cpu", "--archive", "digits-onnx", "--peers", "flask", check=False)
+    done = exported.run("benchmarks.servers", "--archive", "digits-onnx", "--peers", "flask", check=False)
     assert done.returncode == 2
     assert "There is no contender 'flask'. Choose among: torchserve," in done.stderr
 

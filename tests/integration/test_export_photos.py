@@ -25,8 +25,8 @@ from export.trained import Trained, load_trained
 from tests.snapshot import snapshot
 from training import weights
 from training.contract import Contract
+from training.decoded import Pixels
 from training.files import sha256
-from training.inputs import Pixels
 from training.models import Data, Split, photos
 
 LABELS = ("a", "b", "c")
@@ -210,7 +210,7 @@ class Scaled(nn.Module):
 
 def test_bfloat16_is_for_products_and_scaling_and_logits_stay_float32() -> None:
     network = Scaled()
-    logits = Bfloat16(network)(torch.full((2, 4, 4, 3), 200, dtype=torch.uint8))
+    logits = Bfloat16(network, "cpu")(torch.full((2, 4, 4, 3), 200, dtype=torch.uint8))
     assert network.seen == [torch.float32, torch.bfloat16]
     assert logits.dtype == torch.float32
 

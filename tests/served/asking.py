@@ -22,7 +22,8 @@ from serve.protocol import NPY
 from tests.workspace import Workspace
 from training import weights
 from training.contract import Contract
-from training.inputs import Pixels, decode
+from training.decoded import Pixels
+from training.inputs import decode
 
 RUNTIMES = ("eager", "torchscript", "onnx", "aoti")
 

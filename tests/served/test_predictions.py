@@ -22,8 +22,8 @@ from serve.torchserve import Ports, threads_per_worker
 from tests.served.asking import RUNTIMES, Eager, Raw, close, npy
 from tests.unit.test_inputs import noise
 from tests.workspace import ROOT, Workspace
+from training.decoded import Pixels
 from training.files import sha256
-from training.inputs import Pixels
 
 PROVIDERS = {
     "eager": "torch",

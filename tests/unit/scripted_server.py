@@ -98,7 +98,7 @@ def scripted(script: Script | list[Reply]) -> Iterator[Server]:
         thread.join()
 
 
-ATTESTATION = {name: f"some {name}" for name in ATTESTED}
+ATTESTATION = {name: f"some {name}" for name in ATTESTED} | {"decoder": "cpu"}
 HEADERS = {ATTESTED[name]: value for name, value in ATTESTATION.items()}
 
 

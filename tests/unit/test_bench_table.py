@@ -72,7 +72,7 @@ def result(*rows: dict[str, Any]) -> dict[str, Any]:
             "onnxruntime-gpu": "1",
             "commit": None,
         },
-        "archive": {"name": "photos-onnx", "provider": "CPU", "precision": "float32"},
+        "archive": {"name": "photos-onnx", "provider": "CPU", "precision": "float32", "decoder": "cpu"},
         "settings": {
             "rounds": 3,
             "seconds": 8,
@@ -80,6 +80,7 @@ def result(*rows: dict[str, Any]) -> dict[str, Any]:
             "pictures": 64,
             "picture_bytes": 77000,
             "workers": 2,
+            "batch_size": 1,
             "threads_per_worker": 1,
             "server_cores": [0, 1],
             "generator_cores": [0, 1],

@@ -109,16 +109,19 @@ def test_a_server_that_is_too_slow_to_say_what_it_serves_is_an_error(monkeypatch
         served_names(client, MANIFEST)
 
 
-def asked(verified_on: str, attested: str, tf32: str = "off") -> Asked:
+def asked(
+    verified_on: str, attested: str, tf32: str = "off", decoder: str = "cpu", archived: dict[str, str] | None = None
+) -> Asked:
     """What becomes of a right answer that attests a device, by an archive that was verified on another or the same."""
     reference: Goldens = goldens()
     archive: Archive = ONNX.model_copy(
-        update={"device": verified_on, "files": {ONNX.artifact: File(sha256="f" * 64, bytes=1)}}
+        update={"device": verified_on, "files": {ONNX.artifact: File(sha256="f" * 64, bytes=1)}, **(archived or {})}
     )
 
     def script(_: Call) -> Reply:
         headers = {ATTESTED[name]: value for name, value in asker.expected.items()}
         headers |= {ATTESTED["device"]: attested, ATTESTED["tf32"]: tf32, ATTESTED["batch_size"]: "1"}
+        headers |= {ATTESTED["decoder"]: decoder}
         reply = npy(np.array(reference.logits[[0]]))
         return Reply(reply.status, reply.body, {**reply.headers, **headers})
 
@@ -146,6 +149,17 @@ def test_any_device_of_the_kind_that_was_verified_is_right(verified_on: str, att
 )
 def test_a_device_of_another_kind_is_wrong(verified_on: str, attested: str, sentence: str) -> None:
     assert asked(verified_on, attested).problem == sentence
+
+
+def test_a_decoder_that_the_archive_does_not_ask_for_is_wrong() -> None:
+    sentence = "The answer attests decoder 'nvjpeg', and can be by cpu."
+    assert asked("cuda", "cuda:0", decoder="nvjpeg").problem == sentence
+
+
+@pytest.mark.parametrize("decoder", ["nvjpeg", "cpu"])
+def test_with_nvjpeg_what_is_no_jpeg_may_be_decoded_on_the_cpu(decoder: str) -> None:
+    archived = {"model": "photos", "decoder": "nvjpeg"}
+    assert asked("cuda", "cuda:0", decoder=decoder, archived=archived).problem == ""
 
 
 def test_only_the_device_may_have_a_number_behind_it() -> None:

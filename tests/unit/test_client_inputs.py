@@ -15,7 +15,9 @@ from client.payloads import Input, payload
 from serve.protocol import BODY_LIMIT, NPY
 from tests.unit.scripted_server import answer, npy, one, scripted
 from training.contract import ImageInput
-from training.inputs import BadInput, Pixels, decode, decode_npy
+from training.decoded import BadInput, Pixels
+from training.inputs import decode
+from training.npy import decode_npy
 
 SPEC = ImageInput(height=28, width=28, channels=1)
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")

@@ -15,7 +15,8 @@ from PIL import ExifTags, Image
 from export.goldens import Goldens
 from export.requests import FORMS, OTHER_PHOTO_SIZES, PHOTO_FORMS, PHOTO_SIZES, SIZES, make_requests
 from training.contract import ImageInput
-from training.inputs import Pixels, decode
+from training.decoded import Pixels
+from training.inputs import decode
 from training.models import digits
 
 HELD_OUT = digits.data("bundled", Path()).held_out.images

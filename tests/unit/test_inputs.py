@@ -20,7 +20,9 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from training.contract import ImageInput
-from training.inputs import NPY, BadInput, Pixels, decode, decode_npy, from_image, read_image
+from training.decoded import BadInput, Pixels
+from training.inputs import decode, from_image, read_image
+from training.npy import NPY, decode_npy
 
 GREY = ImageInput(height=28, width=28, channels=1)
 RGB = ImageInput(height=28, width=28, channels=3)

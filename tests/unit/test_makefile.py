@@ -206,7 +206,7 @@ def test_the_benchmark_is_about_the_photos_whose_export_it_brings(project: Proje
         "-m training photos",
         "-m export photos --new-goldens",
         "-m export photos --runtime onnx-int8",
-        "-m benchmarks.cpu",
+        "-m benchmarks.servers",
         "-m benchmarks.breakdown photos-onnx photos-onnx-int8",
         "-m benchmarks.table",
     ]

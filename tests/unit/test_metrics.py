@@ -23,6 +23,7 @@ from serve.metrics import ARRIVAL, LONGEST_SECONDS, SECONDS, Metrics
 from serve.predictor import Answer, Predictor, Request
 from serve.protocol import ATTESTED, JSON, NPY
 from training.contract import Contract, ImageInput
+from training.decoders import CPU, decoder_named
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = Contract(
@@ -50,7 +51,7 @@ def handler(metrics: Metrics) -> Handler:
         lambda rows: rows.reshape(len(rows), -1)[:, :2].astype(np.float32), CONTRACT, "w" * 64, "a test", "cpu"
     )
     made = Handler()
-    made.predictor, made.metrics = Predictor(loaded, ATTESTATION), metrics
+    made.predictor, made.metrics = Predictor(loaded, ATTESTATION, decoder_named(CPU, CONTRACT.input, "cpu")), metrics
     return made
 
 

@@ -15,7 +15,7 @@ from export import parity
 from export.goldens import Goldens
 from export.parity import Comparison, Flip, Tolerance
 from export.runtime import Logits, float32_names, runtime_names
-from training.inputs import Pixels
+from training.decoded import Pixels
 
 EXACT = Tolerance(0, 0, 0, "a test")
 EAGER = [[0.0, 4.0, 1.0], [2.0, -8.0, 1.5], [3.0, 0.0, 5.0]]

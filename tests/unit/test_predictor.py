@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from export import on_cuda
 from export.goldens import Goldens
 from export.on_torch import runner
-from export.runtime import Loaded, Logits, OutOfMemory
+from export.runtime import Loaded, Logits
 from export.runtimes import onnx as onnx_runtime
 from serve.predictor import Answer, Predictor, Request
 from serve.protocol import ATTESTED, JSON, NPY, RETRY_AFTER
 from training import weights
 from training.contract import Contract, ImageInput
-from training.inputs import Pixels
+from training.decoded import OutOfMemory, Pixels
+from training.decoders import CPU, decoder_named
 from training.models import digits
 
 CONTRACT = Contract(
@@ -35,7 +37,11 @@ CONTRACT = Contract(
     labels=("a", "b", "c", "d", "e", "f", "ü"),
     max_batch=4,
 )
-ATTESTATION = {field: f"the {field}" for field in ATTESTED if field != "batch_size"} | {"runtime": "eager"}
+ATTESTATION = {field: f"the {field}" for field in ATTESTED if field != "batch_size"} | {
+    "runtime": "eager",
+    "decoder": CPU,
+}
+DECODER = decoder_named(CPU, CONTRACT.input, "cpu")
 
 
 class First7:
@@ -60,7 +66,7 @@ def predictor(graph: First7) -> Predictor:
 
 
 def predicting(run: Any) -> Predictor:
-    return Predictor(Loaded(run, CONTRACT, "w" * 64, "a test", "cpu"), ATTESTATION)
+    return Predictor(Loaded(run, CONTRACT, "w" * 64, "a test", "cpu"), ATTESTATION, DECODER)
 
 
 def always(row: Any) -> Predictor:
@@ -310,11 +316,8 @@ def test_a_graph_that_gives_another_precision_is_an_error() -> None:
 
 def out_of_memory(batch: Pixels) -> Logits:
     """As torch fails on a GPU whose memory is full; there is none here, so what raises it is not real."""
-
-    def graph(_: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    return runner(graph, "cpu")(batch)
+    with on_cuda.out_of_memory():
+        raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(batch)}.00 GiB.")
 
 
 def test_too_much_for_the_gpus_memory_is_a_503_worth_asking_again_and_bad_input_stays_a_400() -> None:
@@ -324,7 +327,7 @@ def test_too_much_for_the_gpus_memory_is_a_503_worth_asking_again_and_bad_input_
     for answer in (answers[0], answers[2]):
         assert answer.headers == {RETRY_AFTER: "1"}
         assert strict(answer)["type"] == "OutOfMemory"
-        assert strict(answer)["message"].startswith("The GPU is out of memory for this batch. Ask again")
+        assert strict(answer)["message"].startswith("The GPU has no memory left for this batch. Ask again")
 
 
 def test_the_next_batch_is_answered_after_one_that_was_too_much() -> None:
@@ -339,7 +342,7 @@ def test_an_error_that_is_not_about_memory_is_not_taken_for_it() -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     with pytest.raises(RuntimeError, match="device-side assert"):
-        predicting(runner(graph, "cpu")).answer([Request(png(1))])
+        predicting(runner(graph, CONTRACT, "cpu")).answer([Request(png(1))])
 
 
 def expanding(copies: int) -> onnxruntime.InferenceSession:
@@ -422,7 +425,7 @@ def test_a_golden_that_is_refused_as_a_request_is_an_error_with_the_reason(predi
 
 
 def test_a_runtime_without_a_tolerance_is_not_checked_with_a_guess(graph: First7) -> None:
-    predictor = Predictor(Loaded(graph, CONTRACT, "w" * 64, "a test", "tpu:0"), ATTESTATION)
+    predictor = Predictor(Loaded(graph, CONTRACT, "w" * 64, "a test", "tpu:0"), ATTESTATION, DECODER)
     with pytest.raises(ValueError, match="no row for eager in float32 on tpu"):
         predictor.check(goldens())
 

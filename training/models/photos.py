@@ -57,7 +57,7 @@ class Photos(nn.Module):
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.permute(0, 3, 1, 2).to(self.mean.dtype)  # [B, 3, 224, 224]
+        x = images.permute(0, 3, 1, 2).to(self.mean.dtype).contiguous()  # [B, 3, 224, 224]
         x = (x / 255 - self.mean) / self.std
         logits: Tensor = self.backbone(x)  # [B, C]
         return logits

@@ -1,4 +1,4 @@
-"""This project's TorchServe beside its peers, on this machine's cores: `python -m benchmarks.cpu`.
+"""This project's TorchServe beside its peers, on this machine: `python -m benchmarks.servers`.
 
 In every round each contender is started, measured under the same load and stopped, in each round the other way round.
 The result is benchmarks/results/NAME.json; `python -m benchmarks.table` writes the docs' tables from it.
@@ -46,6 +46,8 @@ OURS = "torchserve"
 CONTENDERS = {**known.CONTENDERS, STOCK.name: STOCK}
 PEERS = ",".join(one for one in CONTENDERS if one != OURS)
 
+TOLD = {"sha256", "model", "runtime", "version", "precision", "provider", "device", "decoder"}
+
 LEFT_OUT = {"Triton": "No adapter was written for it."}
 
 
@@ -54,7 +56,7 @@ def subject_of(name: str, store: Path, folder: Path) -> Subject:
     [archive] = manifest.Manifest.read(store).choose([name]).values()
     manifest.check(store, {archive.file: archive})
     goldens = read_goldens(store / archive.file)
-    limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
+    limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device, archive.decoder)
     return Subject(name, archive, store.resolve(), folder, goldens, limit)
 
 
@@ -100,7 +102,7 @@ class Benchmark:
                 self.absent[name] = str(error)
 
     def _served(self, contender: Contender, folder: Path) -> Round:
-        place = Place(folder, free_port(), len(self.plan.cores.server))
+        place = Place(folder, free_port(), self.plan.workers)
         launch = contender.launch(self.subject, place)
         return measured.served(launch, self.subject, self.plan, place, contender.same_predictor)
 
@@ -125,11 +127,14 @@ def free_port() -> int:
     raise ValueError(f"No five free ports in a row from {FIRST_PORT} on. Stop what listens there.")
 
 
-def plan_of(subject: Subject, shots: list[Path], connections: int, warm_up: float, seconds: float) -> Plan:
+def plan_of(
+    subject: Subject, shots: list[Path], workers: int, connections: int, warm_up: float, seconds: float
+) -> Plan:
     """The archive itself says once, before anything is measured, what the right answers are."""
     cores = divide(list(os.sched_getaffinity(0)))
     paths = [str(shot) for shot in shots]
-    plan = Plan(paths, [], connections or CONNECTIONS_PER_CORE * len(cores.server), warm_up, seconds, cores)
+    workers, connections = workers or len(cores.server), connections or CONNECTIONS_PER_CORE * len(cores.server)
+    plan = Plan(paths, [], workers, connections, warm_up, seconds, cores)
     with tempfile.TemporaryDirectory() as folder:
         bodies = measured.answers(subject, plan, Path(folder))
     return replace(plan, right=[_label(body) for body in bodies])
@@ -145,10 +150,10 @@ def report(benchmark: Benchmark, seconds_taken: float) -> dict[str, Any]:
     archive = subject.archive
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": {**environment(), **versions(Path(sys.executable), SHARED)},
+        "environment": {**environment(), **versions(Path(sys.executable), SHARED), **_gpu(archive.device)},
         "archive": {
             "name": subject.name,
-            **archive.model_dump(include={"sha256", "model", "runtime", "version", "precision", "provider", "device"}),
+            **archive.model_dump(include=TOLD),
         },
         "settings": {
             "rounds": len(benchmark.rounds[ALONE]),
@@ -157,7 +162,8 @@ def report(benchmark: Benchmark, seconds_taken: float) -> dict[str, Any]:
             "connections": plan.connections,
             "pictures": len(plan.pictures),
             "picture_bytes": round(sum(Path(one).stat().st_size for one in plan.pictures) / len(plan.pictures)),
-            "workers": len(plan.cores.server),
+            "workers": plan.workers,
+            "batch_size": archive.batch_size,
             "threads_per_worker": 1,
             "server_cores": list(plan.cores.server),
             "generator_cores": list(plan.cores.generator),
@@ -168,6 +174,14 @@ def report(benchmark: Benchmark, seconds_taken: float) -> dict[str, Any]:
     }
 
 
+def _gpu(device: str) -> dict[str, str]:
+    if device == "cpu":
+        return {}
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name()}
+
+
 def main(
     archive: Annotated[str, typer.Option(help="What is served: an archive of the store.")] = "photos-onnx",
     store: Annotated[Path, typer.Option(help="Where the archives are.")] = Path("model_store"),
@@ -175,6 +189,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often each contender is measured.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each time.")] = 8,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before that, not measured.")] = 5,
+    workers: Annotated[int, typer.Option(min=0, help="Of each contender; 0: one for each of the server's cores.")] = 0,
     connections: Annotated[int, typer.Option(min=0, help="At a time; 0: four for each of the server's cores.")] = 0,
     name: Annotated[str, typer.Option(help="Of the file that is written to benchmarks/results.")] = "cpu",
     results: Annotated[Path, typer.Option(help="Where to write it.")] = RESULTS,
@@ -188,7 +203,7 @@ def main(
         progress.remove_task(installing)
         folder = stack.enter_context(unpacked(manifest_path(archive, store)))
         subject = subject_of(archive, store, folder)
-        plan = plan_of(subject, pictures(scratch() / "pictures"), connections, warm_up, seconds)
+        plan = plan_of(subject, pictures(scratch() / "pictures"), workers, connections, warm_up, seconds)
         benchmark = Benchmark(subject, plan, contenders, absent)
         task = progress.add_task("Measuring", total=rounds * len(benchmark.rounds))
         for turn in range(rounds):

@@ -1,0 +1,195 @@
+"""The GPU's way from JPEGs to pixels, but for nvJPEG itself: another decoder stands in for it where there is no GPU."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from export.requests import FORMS, PHOTO_FORMS
+from training import inputs_cuda
+from training.contract import ImageInput
+from training.decoded import BadInput, Decoded, OutOfMemory
+from training.decoders import CPU, DECODERS, NVJPEG, NVJPEG_OR_CPU, decoder_named, unsuited
+from training.inputs import UPRIGHT, decode, fit, read_image
+from training.models.photos import INPUT
+
+SIZES = [(8, 8), (10, 100), (224, 224), (256, 256), (257, 300), (375, 500), (500, 375), (1024, 1500), (2250, 3000)]
+
+
+def photo(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpeg(picture: Image.Image, **options: object) -> bytes:
+    stream = BytesIO()
+    picture.save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def turned(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return jpeg(photo(), exif=exif)
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """In nvJPEG's place libjpeg-turbo decodes, and fails for a whole batch; how many it was given each time."""
+    sizes = []
+
+    def decode_all(bodies: Sequence[bytes], device: str) -> list[torch.Tensor]:
+        sizes.append(len(bodies))
+        try:
+            return [torch.tensor(as_stored(body)).permute(2, 0, 1).to(device) for body in bodies]
+        except BadInput as error:
+            raise RuntimeError(f"Failed to decode: 4 ({error})\nmore") from None
+
+    monkeypatch.setattr(inputs_cuda, "_decode", decode_all)
+    return sizes
+
+
+def as_stored(body: bytes) -> np.ndarray:
+    """Not turned upright."""
+    pixels = read_image(body, INPUT)
+    axes, swapped = UPRIGHT.get(Image.open(BytesIO(body)).getexif().get(0x0112, 1), ((), False))
+    return np.ascontiguousarray(np.flip(pixels.swapaxes(0, 1) if swapped else pixels, axes))
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_two_matrix_products_scale_and_crop_to_the_very_bits(height: int, width: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    pixels[1] = np.where(pixels[1] > 127, 255, 0)
+    found = inputs_cuda.fit(torch.from_numpy(pixels).permute(0, 3, 1, 2), INPUT)
+    np.testing.assert_array_equal(found.numpy(), [fit(one, INPUT) for one in pixels])
+
+
+def test_scaling_is_exact_for_any_size() -> None:
+    dice = np.random.default_rng(1)
+    for height, width in dice.integers(100, 1600, (25, 2)).tolist():
+        pixels = dice.integers(0, 256, (height, width, 3), np.uint8)
+        found = inputs_cuda.fit(torch.from_numpy(pixels).permute(2, 0, 1)[None], INPUT)
+        np.testing.assert_array_equal(found[0].numpy(), fit(pixels, INPUT), err_msg=f"{height} × {width}")
+
+
+def test_weights_are_kept_for_a_bounded_number_of_sizes() -> None:
+    assert inputs_cuda.weights.cache_info().maxsize == inputs_cuda.KNOWN_SIZES
+
+
+@pytest.mark.parametrize("orientation", [1, *UPRIGHT])
+def test_a_jpeg_is_turned_upright_before_it_is_cropped(orientation: int, batches: list[int]) -> None:
+    body = turned(orientation)
+    [found] = inputs_cuda.decode_jpegs([body], INPUT, "cpu")
+    assert isinstance(found, Decoded)
+    assert found.decoder == "nvjpeg"
+    np.testing.assert_array_equal(found.pixels, decode(body, INPUT))
+    assert batches == [1]
+
+
+def test_pictures_of_many_sizes_keep_their_order(batches: list[int]) -> None:
+    bodies = [jpeg(photo(width, 60, width)) for width in (90, 60, 120, 90, 61, 90)]
+    found = inputs_cuda.decode_jpegs(bodies, INPUT, "cpu")
+    for one, body in zip(found, bodies, strict=True):
+        assert isinstance(one, Decoded)
+        np.testing.assert_array_equal(one.pixels, decode(body, INPUT))
+    assert batches == [6]
+
+
+@pytest.mark.parametrize("form", PHOTO_FORMS)
+def test_nvjpeg_gets_jpegs_in_grey_and_ycbcr_and_nothing_else(form: str, batches: list[int]) -> None:
+    [found] = inputs_cuda.decode_jpegs([PHOTO_FORMS[form](photo())], INPUT, "cpu")
+    suits = form.startswith("jpeg") and form != "jpeg cmyk"
+    assert isinstance(found, Decoded) == suits
+    assert batches == [1] * suits
+
+
+@pytest.mark.usefixtures("batches")
+@pytest.mark.parametrize("options", [{"keep_rgb": True}, {"keep_rgb": True, "progressive": True}])
+def test_a_jpeg_that_is_stored_as_rgb_is_not_for_nvjpeg(options: dict[str, object]) -> None:
+    assert inputs_cuda.decode_jpegs([jpeg(photo(), **options)], INPUT, "cpu") == [None]
+
+
+@pytest.mark.usefixtures("batches")
+def test_a_camera_s_jpeg_without_a_jfif_mark_is_for_nvjpeg() -> None:
+    body = jpeg(photo())
+    length = int.from_bytes(body[4:6], "big")
+    assert body[2:4] == b"\xff\xe0"
+    [found] = inputs_cuda.decode_jpegs([body[:2] + body[4 + length :]], INPUT, "cpu")
+    assert isinstance(found, Decoded)
+
+
+@pytest.mark.usefixtures("batches")
+@pytest.mark.parametrize("end", [-1, -2, -100])
+def test_a_jpeg_without_its_end_is_refused_though_nvjpeg_would_fill_it_in(end: int) -> None:
+    [found] = inputs_cuda.decode_jpegs([jpeg(photo(400, 300))[:end]], INPUT, "cpu")
+    assert isinstance(found, BadInput)
+    assert "its end is missing" in str(found)
+
+
+def test_one_that_nvjpeg_cannot_decode_does_not_touch_its_batch_mates(batches: list[int]) -> None:
+    good = jpeg(photo(400, 300))
+    bad = good[:2000] + inputs_cuda.END
+    found = inputs_cuda.decode_jpegs([good] * 5 + [bad] + [good] * 2, INPUT, "cpu")
+    assert [isinstance(one, Decoded) for one in found] == [True] * 5 + [False] + [True] * 2
+    assert str(found[5]).startswith(
+        "The image is damaged, incomplete or a JPEG of a rare kind (nvJPEG says Failed to d"
+    )
+    assert batches == [8, 4, 4, 2, 1, 1, 2]
+
+
+def test_full_memory_is_not_taken_for_a_bad_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(inputs_cuda, "_decode", full)
+    with pytest.raises(OutOfMemory):
+        inputs_cuda.decode_jpegs([jpeg(photo())], INPUT, "cpu")
+
+
+@pytest.mark.parametrize("name", [NVJPEG, NVJPEG_OR_CPU])
+def test_what_nvjpeg_cannot_decode_is_refused_or_decoded_on_the_cpu_as_configured(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> list[torch.Tensor]:
+        raise RuntimeError("Failed to decode: 4")
+
+    monkeypatch.setattr(inputs_cuda, "_decode", fails)
+    body = jpeg(photo())
+    [found] = decoder_named(name, INPUT, "cuda:0")([(body, "")])
+    if name == NVJPEG:
+        assert isinstance(found, BadInput)
+    else:
+        assert isinstance(found, Decoded)
+        assert found.decoder == "cpu"
+        np.testing.assert_array_equal(found.pixels, decode(body, INPUT))
+
+
+@pytest.mark.usefixtures("batches")
+def test_what_is_no_image_at_all_is_refused_by_every_decoder() -> None:
+    for name in DECODERS:
+        [found] = decoder_named(name, INPUT, "cuda:0" if name != CPU else "cpu")([(b"text", "")])
+        assert isinstance(found, BadInput)
+
+
+@pytest.mark.usefixtures("batches")
+def test_formats_that_are_not_for_nvjpeg_and_arrays_are_decoded_on_the_cpu_and_say_so() -> None:
+    stream = BytesIO()
+    np.save(stream, np.zeros((2, *INPUT.shape), np.uint8))
+    bodies = [(FORMS["png rgb"](photo()), ""), (stream.getvalue(), "application/x-npy"), (FORMS["webp"](photo()), "")]
+    found = decoder_named(NVJPEG, INPUT, "cuda:0")(bodies)
+    assert [one.decoder for one in found if isinstance(one, Decoded)] == ["cpu"] * 3
+    assert [len(one.pixels) for one in found if isinstance(one, Decoded)] == [1, 2, 1]
+
+
+def test_a_decoder_that_does_not_suit_is_refused_with_what_to_do() -> None:
+    grey = ImageInput(height=28, width=28, channels=1)
+    assert unsuited("gpu", INPUT, "cuda") == "There is no decoder 'gpu'. Choose one of: cpu, nvjpeg, nvjpeg-or-cpu."
+    assert "needs an NVIDIA GPU. Export for --device cuda" in str(unsuited(NVJPEG, INPUT, "cpu"))
+    assert "for coloured inputs that are cropped" in str(unsuited(NVJPEG, grey, "cuda:0"))
+    assert unsuited(NVJPEG, INPUT, "cuda:0") is None
+    assert unsuited(CPU, grey, "cpu") is None
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+        decoder_named(NVJPEG, INPUT, "cpu")
