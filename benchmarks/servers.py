@@ -188,7 +188,7 @@ def main(
     peers: Annotated[str, typer.Option(help="Names, separated by commas; none for TorchServe alone.")] = PEERS,
     rounds: Annotated[int, typer.Option(min=1, help="How often each contender is measured.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each time.")] = 8,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before that, not measured.")] = 5,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before that, not measured.")] = 20,
     workers: Annotated[int, typer.Option(min=0, help="Of each contender; 0: one for each of the server's cores.")] = 0,
     connections: Annotated[int, typer.Option(min=0, help="At a time; 0: four for each of the server's cores.")] = 0,
     name: Annotated[str, typer.Option(help="Of the file that is written to benchmarks/results.")] = "cpu",
