@@ -3,12 +3,11 @@
 Prints what the rows of `export/tolerances.toml` are made of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 
 from export import parity
@@ -24,26 +23,31 @@ UNLIMITED = parity.Tolerance(float("inf"), 0, 0, "only measured")
 BATCH = 32
 
 
-def runtimes(folder: Path, goldens: Goldens, device: str) -> None:
-    """Every artifact in `folder` over the goldens, at every batch size."""
+def runtimes(folder: Path, device: str) -> Iterator[tuple[str, Loaded]]:
+    """Every artifact in `folder`, loaded on the device; why another isn't there is printed."""
     for name in runtime_names():
         module = runtime_module(name)
         if not (folder / module.ARTIFACT).exists():
             print(f"{name:16} {module.ARTIFACT} was not exported")
             continue
         try:
-            loaded = module.load(folder / module.ARTIFACT, device, 1)
+            yield name, module.load(folder / module.ARTIFACT, device, 1)
         except ValueError as error:
             print(f"{name:16} {error}")
-            continue
-        sizes = parity.batch_sizes(loaded.contract.max_batch)
-        answers = [parity.run_goldens(loaded, goldens, size) for size in sizes]
-        worst = parity.worst_of([parity.compare(answer, goldens, UNLIMITED) for answer in answers])
-        tf32 = "on" if loaded.tf32 else "off"
-        print(
-            f"{name:16} {loaded.provider} on {loaded.device}, TF32 {tf32}: {worst.compared} answers, "
-            f"largest difference {worst.max_abs:.2g}, error ratio {worst.error_ratio:.2g}, {len(worst.flips)} flips"
-        )
+
+
+def measure(name: str, loaded: Loaded, goldens: Goldens, pixels: Pixels, expected: Logits) -> None:
+    """The goldens at every batch size, and the held-out inputs, to which eager on the CPU answers `expected`."""
+    sizes = parity.batch_sizes(loaded.contract.max_batch)
+    compared = [parity.compare(parity.run_goldens(loaded, goldens, size), goldens, UNLIMITED) for size in sizes]
+    worst, tf32 = parity.worst_of(compared), "on" if loaded.tf32 else "off"
+    answered = _answers(loaded, pixels)
+    flips = int((expected.argmax(axis=1) != answered.argmax(axis=1)).sum())
+    print(
+        f"{name:16} {loaded.provider} on {loaded.device}, {loaded.precision}, TF32 {tf32}: {worst.compared} answers, "
+        f"largest difference {worst.max_abs:.2g}, error ratio {worst.error_ratio:.2g}, {len(worst.flips)} flips; "
+        f"{len(pixels)} held-out inputs, {np.abs(expected - answered).max():.2g}, {flips} flips"
+    )
 
 
 def decoding(loaded: Loaded, files: Sequence[Path], device: str) -> None:
@@ -79,15 +83,6 @@ def _answers(loaded: Loaded, pixels: Pixels) -> Logits:
     return np.concatenate([loaded(pixels[rows]) for rows in parity.batches(BATCH, len(pixels))])
 
 
-def held_out(loaded: Loaded, network: torch.nn.Module, pixels: Pixels) -> None:
-    expected, answered = answer(network, pixels), _answers(loaded, pixels)
-    flips = int((expected.argmax(axis=1) != answered.argmax(axis=1)).sum())
-    print(
-        f"{len(pixels)} held-out inputs, {loaded.precision} on {loaded.device}: largest difference "
-        f"{np.abs(expected - answered).max():.2g}, logits up to {np.abs(expected).max():.3g}, {flips} flips"
-    )
-
-
 def main(
     model: Annotated[str, typer.Argument(help="A model that was trained and exported.")],
     device: Annotated[str, typer.Argument(help="Such as cpu or cuda:0.")],
@@ -95,16 +90,12 @@ def main(
 ) -> None:
     """Compare every exported runtime on DEVICE with eager on the CPU, and nvJPEG with the CPU's decoder."""
     trained = load_trained(model, Path("artifacts"))
-    folder = trained.path.parent
-    runtimes(folder, Goldens.read(folder / "goldens.npz"), device)
-    for name in runtime_names():
-        module = runtime_module(name)
-        if (folder / module.ARTIFACT).exists():
-            print(f"{name:16}", end=" ")
-            held_out(module.load(folder / module.ARTIFACT, device, 1), trained.network, trained.data.held_out.images)
-    if files:
-        eager = runtime_module("eager")
-        decoding(eager.load(folder / eager.ARTIFACT, device, 1), files, device)
+    folder, pixels = trained.path.parent, trained.data.held_out.images
+    goldens, expected = Goldens.read(folder / "goldens.npz"), answer(trained.network, pixels)
+    for name, loaded in runtimes(folder, device):
+        measure(name, loaded, goldens, pixels, expected)
+        if name == "eager" and files:
+            decoding(loaded, files, device)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Photographs on an NVIDIA GPU: trained, exported, verified and measured; the results go to benchmarks/results.
+# Photographs on an NVIDIA GPU: trained, exported, verified and measured, into docs/benchmarks.md. What was trained and
+# exported is kept in .bench/gpu, and is not made again.
 #     make setup && benchmarks/gpu.sh
 # Other than the defaults: PYTHON=python3 WORKERS=4 CONNECTIONS=128 benchmarks/gpu.sh
 set -euo pipefail
@@ -9,20 +10,27 @@ python=${PYTHON:-.venv/bin/python}
 workers=${WORKERS:-8}
 connections=${CONNECTIONS:-256}
 served=photos-aoti-bf16
+artifacts=.bench/gpu/artifacts
+store=.bench/gpu/model_store
 
-[ -e artifacts/photos/weights.safetensors ] || "$python" -m training photos --arch resnet50 --epochs 30
+[ -e "$artifacts/photos/metrics.json" ] || "$python" -m training photos --arch resnet50 --epochs 30 --output "$artifacts"
 for runtime in eager torchscript onnx aoti torchscript-bf16 aoti-bf16; do
-    [ -e "model_store/photos-$runtime-1.0.mar" ] ||
-        "$python" -m export photos --device cuda --decoder nvjpeg-or-cpu --runtime "$runtime"
+    [ -e "$store/photos-$runtime-1.0.mar" ] || "$python" -m export photos --runtime "$runtime" \
+        --device cuda --decoder nvjpeg-or-cpu --artifacts "$artifacts" --store "$store"
 done
 
 trap '"$python" -m serve down' EXIT
-"$python" -m serve up photos
-"$python" -m client verify
+"$python" -m serve up photos --store "$store"
+"$python" -m client verify --artifacts "$artifacts" --store "$store"
 "$python" -m serve down
 
-"$python" -m benchmarks.servers --name gpu --archive "$served" --peers none --workers "$workers" --connections "$connections"
-
-"$python" -m serve up "$served"
+"$python" -m benchmarks.pictures
+"$python" -m serve up "$served" --store "$store"
 "$python" -m serve scale "$served" "$workers"
-"$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max --output benchmarks/results/gpu-load.json
+"$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max \
+    --artifacts "$artifacts" --store "$store" --output "$artifacts/load.json"
+"$python" -m serve down
+
+"$python" -m benchmarks.servers --name gpu --archive "$served" --store "$store" --peers none \
+    --workers "$workers" --connections "$connections" --highest "$artifacts/load.json"
+"$python" -m benchmarks.table

@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmarks.peers.adapted import answer, load
 from export.goldens import Goldens
-from serve.predictor import Predictor, Query, Request
+from serve.messages import Query, Request
+from serve.predictor import Predictor
 from serve.protocol import NPY
 from training.decoded import Decoded
 

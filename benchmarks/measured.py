@@ -21,6 +21,7 @@ from benchmarks.generator import Broken, Connection, Task, request
 from benchmarks.processes import Cores, Tree, launch, pinned, spent
 from export import parity
 from serve.protocol import ATTESTED, NPY
+from training.decoders import CPU, NVJPEG
 
 START_SECONDS = 120
 LOOK_SECONDS = 0.05
@@ -234,7 +235,8 @@ def _proof(start: Launch, subject: Subject, place: Place, same_predictor: bool) 
 
 
 def _verdict(logits: NDArray[np.float32], subject: Subject) -> dict[str, Any]:
-    verdict = parity.compare(logits, subject.goldens, subject.limit)
+    slack = parity.decoding(subject.archive.model, CPU if subject.archive.decoder == CPU else NVJPEG).atol
+    verdict = parity.compare(logits, subject.goldens, subject.limit, slack)
     kept = {name: value for name, value in asdict(verdict).items() if name != "flips"}
     return {**kept, "flips": len(verdict.flips)}
 

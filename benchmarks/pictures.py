@@ -1,5 +1,5 @@
 """The pictures that the benchmarks send: noise whose spectrum falls as a photograph's does, so that it compresses like
-one. The same at every run; they are kept in a folder.
+one. The same at every run; they are kept in a folder. `python -m benchmarks.pictures` makes them beforehand.
 """
 
 from pathlib import Path
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.venvs import scratch
 from training.files import publish
 
 QUALITY = 90
@@ -31,3 +32,7 @@ def _picture(generator: np.random.Generator, width: int, height: int) -> Image.I
     mixed = planes * 0.35 + planes[:1]
     scaled = (mixed - mixed.min()) / (mixed.max() - mixed.min()) * 255
     return Image.fromarray(np.moveaxis(scaled, 0, -1).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    pictures(scratch() / "pictures")

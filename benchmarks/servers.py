@@ -56,7 +56,7 @@ def subject_of(name: str, store: Path, folder: Path) -> Subject:
     [archive] = manifest.Manifest.read(store).choose([name]).values()
     manifest.check(store, {archive.file: archive})
     goldens = read_goldens(store / archive.file)
-    limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device, archive.decoder)
+    limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
     return Subject(name, archive, store.resolve(), folder, goldens, limit)
 
 
@@ -145,7 +145,8 @@ def _label(body: str) -> str:
     return json.dumps({"label": json.loads(body)["label"]}, ensure_ascii=False).rstrip("}")
 
 
-def report(benchmark: Benchmark, seconds_taken: float) -> dict[str, Any]:
+def report(benchmark: Benchmark, seconds_taken: float, highest: Path | None) -> dict[str, Any]:
+    told = json.loads(highest.read_bytes()) if highest else {}
     subject, plan = benchmark.subject, benchmark.plan
     archive = subject.archive
     return {
@@ -169,6 +170,7 @@ def report(benchmark: Benchmark, seconds_taken: float) -> dict[str, Any]:
             "generator_cores": list(plan.cores.generator),
         },
         "seconds_taken": round(seconds_taken),
+        "highest": {name: told[name] for name in ("offered_per_s", "objective_s", "ok")} if told else None,
         "rows": benchmark.rows(),
         "absent": {**{CONTENDERS[name].title: reason for name, reason in benchmark.absent.items()}, **LEFT_OUT},
     }
@@ -191,6 +193,9 @@ def main(
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before that, not measured.")] = 20,
     workers: Annotated[int, typer.Option(min=0, help="Of each contender; 0: one for each of the server's cores.")] = 0,
     connections: Annotated[int, typer.Option(min=0, help="At a time; 0: four for each of the server's cores.")] = 0,
+    highest: Annotated[
+        Path | None, typer.Option(help="A report of `client load --find-max`, to be told beside the rest.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Of the file that is written to benchmarks/results.")] = "cpu",
     results: Annotated[Path, typer.Option(help="Where to write it.")] = RESULTS,
 ) -> None:
@@ -209,7 +214,7 @@ def main(
         for turn in range(rounds):
             for measured_name in benchmark.turn(backwards=turn % 2 == 1):
                 progress.update(task, advance=1, description=f"Measured {measured_name}")
-        found = report(benchmark, time.monotonic() - start)
+        found = report(benchmark, time.monotonic() - start, highest)
     with publish(results / f"{name}.json") as draft:
         draft.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 

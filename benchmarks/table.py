@@ -18,7 +18,7 @@ OURS = "torchserve"
 WHOLE = "whole"
 WANTED_RATIO = 0.95
 WANTED_RATE, WANTED_P99_MS, WANTED_RATIO_ON_GPU, WANTED_SHARE, WANTED_START_S = 10_000, 50, 0.9, 0.85, 10
-FOUND_MAX = RESULTS / "gpu-load.json"
+NONE_OF_OURS = "Wanted figures: this project's TorchServe gave none in this run."
 WANTED_GAIN, WANTED_LOSS = 2, 0.5
 
 HEAD = (
@@ -32,8 +32,7 @@ def cpu(found: dict[str, Any]) -> str:
 
 
 def gpu(found: dict[str, Any]) -> str:
-    """Beside it lies what `client load --find-max` wrote."""
-    return _servers(found, _wanted_on_gpu(found["rows"], json.loads(FOUND_MAX.read_bytes())))
+    return _servers(found, _wanted_on_gpu(found["rows"], found["highest"]))
 
 
 def _servers(found: dict[str, Any], wanted: str) -> str:
@@ -94,7 +93,7 @@ def _wanted(rows: list[Row]) -> str:
     """The figures to reach, beside what this run gave."""
     by_name = {row["name"]: row for row in rows if sound(row)}
     if OURS not in by_name:
-        return "Wanted figures: this project's TorchServe gave none in this run."
+        return NONE_OF_OURS
     ours = by_name[OURS]["ratio"]["median"]
     peers = [row for name, row in by_name.items() if name not in (OURS, ALONE)]
     best = max(peers, key=lambda row: row["ratio"]["median"], default=None)
@@ -107,17 +106,23 @@ def _wanted(rows: list[Row]) -> str:
     return table(("figure", "wanted", "measured", "reached"), lines)
 
 
-def _wanted_on_gpu(rows: list[Row], highest: dict[str, Any]) -> str:
-    ours = next(row for row in rows if row["name"] == OURS)
+def _wanted_on_gpu(rows: list[Row], highest: dict[str, Any] | None) -> str:
+    """`highest` is of the report of `client load --find-max`."""
+    ours = next((row for row in rows if row["name"] == OURS and sound(row)), None)
+    if ours is None or ours["p99_s"] is None:
+        return NONE_OF_OURS
     rate, slowest, ratio, start = (ours[name]["median"] for name in ("images_per_s", "p99_s", "ratio", "start_s"))
-    found, share = highest["offered_per_s"], highest["offered_per_s"] / rate
-    lines = [
-        ["images/s", f"≥ {WANTED_RATE:,}", f"{rate:,.0f}", _yes(sound(ours) and rate >= WANTED_RATE)],
-        ["p99 at that rate, ms", f"≤ {WANTED_P99_MS}", number(slowest * 1e3), _yes(slowest * 1e3 <= WANTED_P99_MS)],
-        ["served ÷ in process", f"≥ {WANTED_RATIO_ON_GPU}", number(ratio), _yes(ratio >= WANTED_RATIO_ON_GPU)],
-        [f"{found:,.0f} ÷ images/s", f"≥ {WANTED_SHARE}", number(share), _yes(highest["ok"] and share >= WANTED_SHARE)],
-        ["start to first right answer, s", f"≤ {WANTED_START_S}", number(start), _yes(start <= WANTED_START_S)],
+    figures = [
+        ("images/s", f"≥ {WANTED_RATE:,}", rate, rate >= WANTED_RATE),
+        ("p99 at that rate, ms", f"≤ {WANTED_P99_MS}", slowest * 1e3, slowest * 1e3 <= WANTED_P99_MS),
+        ("served ÷ in process", f"≥ {WANTED_RATIO_ON_GPU}", ratio, ratio >= WANTED_RATIO_ON_GPU),
+        ("start to first right answer, s", f"≤ {WANTED_START_S}", start, start <= WANTED_START_S),
     ]
+    if highest:
+        share = highest["offered_per_s"] / rate
+        name = f"Poisson arrivals with p99 ≤ {highest['objective_s'] * 1e3:g} ms ÷ images/s"
+        figures.append((name, f"≥ {WANTED_SHARE}", share, highest["ok"] and share >= WANTED_SHARE))
+    lines = [[name, wanted, number(value), _yes(reached)] for name, wanted, value, reached in figures]
     return table(("figure", "wanted", "measured", "reached"), lines)
 
 

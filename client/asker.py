@@ -1,7 +1,7 @@
 """One request about goldens, and all that can be checked of its answer alone."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +19,9 @@ from serve.protocol import ATTESTED, DEFAULT_TOP_K
 from training.contract import Contract
 
 T = TypeVar("T")
+
+EXACT = parity.Tolerance(0, 0, 0, "the same logits")
+DECODERS = "training/decoders.py"
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,12 @@ class Asker:
     def __init__(self, client: Client, model: str, archive: Archive, goldens: Goldens, contract: Contract) -> None:
         self.client, self.model, self.goldens, self.contract = client, model, goldens, contract
         self.batches = archive.batch_size > 1
-        self.limit = parity.tolerance(
-            archive.model, archive.runtime, archive.precision, archive.device, archive.decoder
-        )
-        # what is no JPEG, and with some decoders what the GPU can't decode, is decoded on the CPU
-        self.decoders = ["cpu"] if archive.decoder == "cpu" else ["nvjpeg", "cpu"]
+        self.limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
+        # by what decodes an input: with nvJPEG, what is no JPEG is decoded on the CPU
+        decoders = ["cpu"] if archive.decoder == "cpu" else ["nvjpeg", "cpu"]
+        self.slack = {decoder: parity.decoding(archive.model, decoder).atol for decoder in decoders}
+        older = DECODERS not in archive.files  # its code attests no decoder
+        self.attested = {name: header for name, header in ATTESTED.items() if not (older and name == "decoder")}
         self.expected = {
             "model": model,
             "version": archive.version,
@@ -66,6 +70,10 @@ class Asker:
             "contract": goldens.contract,
         }
 
+    def slack_of(self, served: Mapping[str, str]) -> float:
+        """How much further from eager than the runtime's own limit an answer may be, for what decoded its input."""
+        return self.slack[served.get("decoder", "cpu")]
+
     def logits(self, row: int) -> Asked:
         return self._logits([row], self.goldens.requests[row])
 
@@ -75,8 +83,7 @@ class Asker:
 
     def same_logits(self, row: int, logits: Logits) -> Asked:
         """JSON with every label, made from just these logits [1, C]."""
-        exact = parity.Tolerance(0, 0, 0, "the same logits")
-        return self._json([row], self.goldens.requests[row], len(self.contract.labels), logits, exact)
+        return self._json([row], self.goldens.requests[row], len(self.contract.labels), logits, EXACT)
 
     def json(self, row: int, top_k: int | None) -> Asked:
         """JSON with `top_k` labels, made from logits within tolerance of eager's."""
@@ -88,16 +95,17 @@ class Asker:
     def recorded(self, row: int, headers: Mapping[str, str], body: bytes) -> str:
         """What is wrong with an answer by logits that was got without the client; "" where nothing is."""
 
-        def read() -> Logits:
-            self._check(attested(headers))
+        def read() -> tuple[Logits, float]:
+            served = attested(headers)
+            self._check(served)
             logits = read_npy(body, self.model)
             if logits.shape != (1, len(self.contract.labels)):
                 raise _Wrong(f"The answer is {list(logits.shape)} instead of one row for each label.")
-            return logits
+            return logits, self.slack_of(served)
 
-        logits, problem = _tried(read)
-        if logits is not None:
-            problem = parity.compare(logits, self.goldens[[row]], self.limit).sentence
+        found, problem = _tried(read)
+        if found is not None:
+            problem = parity.compare(found[0], self.goldens[[row]], self.limit, found[1]).sentence
         return f"{self.goldens.names[row]}: {problem}" if problem else ""
 
     def nonsense(self) -> str:
@@ -129,7 +137,8 @@ class Asker:
         def ask() -> dict[str, str]:
             answers = self.client.predict_batch(source, self.model, top_k)
             self._check(answers[0].served)
-            self._compare(answers, top_k, logits, limit)
+            more = limit if limit is EXACT else replace(limit, atol=limit.atol + self.slack_of(answers[0].served))
+            self._compare(answers, top_k, logits, more)
             return answers[0].served
 
         served, problem = _tried(ask)
@@ -148,12 +157,10 @@ class Asker:
 
     def _check(self, served: dict[str, str]) -> None:
         """Raises _Wrong. Which one of its devices a server has taken is its own affair; the kind of them is not."""
-        if absent := [header for name, header in ATTESTED.items() if name not in served]:
+        if absent := [header for name, header in self.attested.items() if name not in served]:
             raise _Wrong(f"The answer attests no {', '.join(absent)}.")
-        if served["decoder"] not in self.decoders:
-            raise _Wrong(
-                f"The answer attests decoder {served['decoder']!r}, and can be by {' or '.join(self.decoders)}."
-            )
+        if served.get("decoder", "cpu") not in self.slack:
+            raise _Wrong(f"The answer attests decoder {served['decoder']!r}, and can be by {' or '.join(self.slack)}.")
         for name, value in self.expected.items():
             if (device_kind(served[name]) if name == "device" else served[name]) != value:
                 raise _Wrong(f"The answer attests {name} {served[name]!r} instead of {value!r}.")

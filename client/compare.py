@@ -142,8 +142,9 @@ class Contender:
         asked = [self.asker.logits(row) for row in range(len(goldens))]
         if problem := next((one.problem for one in asked if one.problem), ""):
             raise CannotCheck(f"{self.name} cannot be compared. {problem}")
-        logits = [one.logits for one in asked if one.logits is not None]
-        return parity.compare(np.concatenate(logits), goldens, self.asker.limit), asked[0].served
+        logits = np.concatenate([one.logits for one in asked if one.logits is not None])
+        slack = np.array([self.asker.slack_of(one.served) for one in asked])
+        return parity.compare(logits, goldens, self.asker.limit, slack), asked[0].served
 
 
 def _figures(name: str, timing: Timing) -> Figures:

@@ -107,12 +107,14 @@ class HttpHops:
         """All logits against eager's; red too where any answer is wrong. JSON has been compared already, and counts."""
         limit = self.asker.limit
         problems = [f"{self.goldens.names[one.rows[0]]}: {one.problem}" for one in asked if one.problem]
-        answered = [(one.rows, one.logits) for one in asked if one.logits is not None]
-        if not answered:
+        right = [one for one in asked if one.logits is not None]
+        if not right:
             sentence = f"All {len(asked)} are wrong: {problems[0]}"
             return parity.Comparison(False, 0, None, None, (), limit.atol, limit.rtol, sentence)
-        expected = self.goldens[[row for rows, _ in answered for row in rows]]
-        verdict = parity.compare(np.concatenate([logits for _, logits in answered]), expected, limit)
+        expected = self.goldens[[row for one in right for row in one.rows]]
+        slack = np.concatenate([np.full(len(one.rows), self.asker.slack_of(one.served)) for one in right])
+        logits = np.concatenate([one.logits for one in right if one.logits is not None])
+        verdict = parity.compare(logits, expected, limit, slack)
         verdict = replace(verdict, compared=sum(len(one.rows) for one in asked if not one.problem))
         return _red(verdict, f"{len(problems)} of {len(asked)}: {problems[0]}") if problems else verdict
 

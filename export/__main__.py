@@ -14,7 +14,7 @@ from export.pipeline import Exported, export_runtime, goldens_of
 from export.runtime import float32_names, runtime_module
 from export.trained import Trained, load_trained
 from training.commands import run
-from training.decoders import CPU, unsuited
+from training.decoders import CPU, NVJPEG, unsuited
 
 app = typer.Typer(add_completion=False)
 
@@ -71,7 +71,8 @@ def _line(exported: Exported) -> str:
 def _check_decoder(decoder: str, trained: Trained, device: str) -> None:
     if reason := unsuited(decoder, trained.contract.input, device):
         raise ValueError(reason)
-    decoding(trained.contract.model, decoder)
+    if decoder != CPU:
+        decoding(trained.contract.model, NVJPEG)
 
 
 def _check_version(version: str) -> None:

@@ -46,6 +46,7 @@ CODE = (
     "export/runtimes/__init__.py",
     "serve/__init__.py",
     "serve/inprocess.py",
+    "serve/messages.py",
     "serve/metrics.py",
     "serve/predictor.py",
     "serve/protocol.py",
@@ -213,17 +214,18 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
     found = run_inprocess("answers", archive, threads)
     sizes = sorted(int(name.removeprefix("runtime_")) for name in found if name.startswith("runtime_"))
     expected = {"model", "pixels", "refused", *(f"handler_{size}" for size in sizes)}
-    expected |= {"attested_precision", "attested_device", "attested_decoder"}
+    expected |= {"attested_precision", "attested_device", "decoders"}
     if not sizes or expected - found.keys():
         raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")
-    model, decoder = str(found["model"]), str(found["attested_decoder"])
-    of = (model, runtime, str(found["attested_precision"]), str(found["attested_device"]))
+    model, decoders = str(found["model"]), [str(name) for name in found["decoders"]]
+    limit = parity.tolerance(model, runtime, str(found["attested_precision"]), str(found["attested_device"]))
+    most = [parity.decoding(model, decoder).pixels for decoder in decoders]
 
-    def at_all_sizes(hop: str, limit: parity.Tolerance) -> Hop:
-        return Hop(hop, parity.worst_of([parity.compare(found[f"{hop}_{size}"], goldens, limit) for size in sizes]))
+    def at_all_sizes(hop: str, slack: NDArray[np.float64] | float = 0.0) -> Hop:
+        verdicts = [parity.compare(found[f"{hop}_{size}"], goldens, limit, slack) for size in sizes]
+        return Hop(hop, parity.worst_of(verdicts))
 
-    handler = at_all_sizes("handler", parity.tolerance(*of, decoder))
+    handler = at_all_sizes("handler", parity.slack(model, decoders))
     if refused := str(found["refused"]):
         handler = Hop("handler", replace(handler.comparison, ok=False, sentence=refused))
-    decoded = parity.compare_pixels(found["pixels"], goldens, parity.decoding(model, decoder).pixels)
-    return [Hop("decode", decoded), at_all_sizes("runtime", parity.tolerance(*of)), handler]
+    return [Hop("decode", parity.compare_pixels(found["pixels"], goldens, most)), at_all_sizes("runtime"), handler]

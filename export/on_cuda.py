@@ -15,7 +15,10 @@ WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScr
 
 
 class Room:
-    """Memory on the GPU for the largest batch, and page-locked memory beside it, which is copied at full speed."""
+    """Memory on the GPU for the largest batch, and page-locked memory beside it, which is copied at full speed.
+
+    For one batch at a time: a model that was loaded so is not for several threads.
+    """
 
     def __init__(self, contract: Contract, device: str) -> None:
         shape = (contract.max_batch, *contract.input.shape)
@@ -41,12 +44,14 @@ class Room:
 def recorded(graph: Graph, contract: Contract, device: str) -> Callable[[Batch], Logits]:
     """A graph as a callable that launches no kernel by itself: a CUDA graph for each of some batch sizes is replayed.
 
-    A batch runs in the smallest that holds it, whose other rows are computed and left. Raises OutOfMemory.
+    A batch runs in the smallest that holds it, whose other rows are computed and left. Recordings read the weights
+    where they lie, so the graph is kept. Raises OutOfMemory.
     """
-    torch.cuda.set_device(torch.device(device).index or 0)
     room = Room(contract, device)
     with torch.inference_mode():
-        replays = {size: _record(graph, room.images[:size]) for size in reversed(sizes(contract.max_batch))}
+        replays = {size: _record(graph, room.images[:size]) for size in sizes(contract.max_batch)}
+    for size, (_, logits) in replays.items():
+        check(logits, size, contract)
 
     @torch.inference_mode()
     def run(batch: Batch, _keep: Graph = graph) -> Logits:
@@ -58,6 +63,15 @@ def recorded(graph: Graph, contract: Contract, device: str) -> Callable[[Batch],
             return room.take(logits[: len(batch)])
 
     return run
+
+
+def check(logits: torch.Tensor, size: int, contract: Contract) -> None:
+    """Raises RuntimeError unless they are what the contract says. Copying them would make it so without a word."""
+    expected = (size, len(contract.labels))
+    if logits.dtype != torch.float32 or logits.shape != expected:
+        raise RuntimeError(
+            f"The graph gave {logits.dtype} {tuple(logits.shape)}; the contract says torch.float32 {expected}."
+        )
 
 
 def sizes(largest: int) -> list[int]:

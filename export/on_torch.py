@@ -20,6 +20,8 @@ def prepare(device: str, threads: int) -> bool:
     """
     torch.set_num_threads(threads)
     check_device(device)
+    if device != "cpu":
+        torch.cuda.set_device(torch.device(device).index or 0)
     return forbid_tf32(device)
 
 

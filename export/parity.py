@@ -1,7 +1,7 @@
 """Comparing what something answered with what the eager model answers. Needs no torch."""
 
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,22 +44,27 @@ def decoding(model: str, decoder: str) -> Decoding:
     if decoder == "cpu":
         return Decoding(0, 0)
     for row in tomllib.loads(TABLE.read_text())["decoding"]:
-        if row["model"] == model and decoder in row["decoders"]:
+        if (row["model"], row["decoder"]) == (model, decoder):
             return Decoding(row["pixels"], row["atol"])
     raise ValueError(
-        f"{TABLE.name} has no row for decoding with {decoder} that is about {model}. Measure one and add it."
+        f"{TABLE.name} has no row for decoding by {decoder} that is about {model}. Measure one and add it."
     )
 
 
-def tolerance(model: str, runtime: str, precision: str, device: str, decoder: str = "cpu") -> Tolerance:
-    """The row of `tolerances.toml`, the model's own before the one for all; what another decoder does comes on top.
+def slack(model: str, decoders: Iterable[str]) -> NDArray[np.float64]:
+    """How much further from eager than a runtime's own limit each answer may be, for what decoded its input."""
+    return np.array([decoding(model, decoder).atol for decoder in decoders])
+
+
+def tolerance(model: str, runtime: str, precision: str, device: str) -> Tolerance:
+    """The row of `tolerances.toml`, the model's own before the one for all.
 
     Raises ValueError when there is none: an unknown difference is not a small one.
     """
-    kind, more = device_kind(device), decoding(model, decoder).atol
+    kind = device_kind(device)
     for row in _rows(model, runtime, kind):
         if row["precision"] == precision:
-            return Tolerance(row["atol"] + more, row["rtol"], row["worst"], row["reason"], row.get("accuracy_drop"))
+            return Tolerance(row["atol"], row["rtol"], row["worst"], row["reason"], row.get("accuracy_drop"))
     raise ValueError(
         f"{TABLE.name} has no row for {runtime} in {precision} on {kind} that is about {model}. Measure one and add it."
     )
@@ -111,37 +116,48 @@ class Comparison:
     sentence: str = ""
 
 
-def compare(answered: Logits, goldens: Goldens, limit: Tolerance) -> Comparison:
-    """float32 logits [N, C] against eager's logits of `goldens` (N of them, in order)."""
+def compare(
+    answered: Logits, goldens: Goldens, limit: Tolerance, slack: NDArray[np.float64] | float = 0.0
+) -> Comparison:
+    """float32 logits [N, C] against eager's logits of `goldens` (N of them, in order).
+
+    `slack` [N] is added to each one's limit.
+    """
+    more = np.broadcast_to(np.asarray(slack, np.float64), len(goldens))  # [N]
+    atol = float(limit.atol + more.max(initial=0))
     wrong = _incomparable(answered, goldens.logits)
     if wrong:
-        return Comparison(False, len(goldens), None, None, (), limit.atol, limit.rtol, wrong)
+        return Comparison(False, len(goldens), None, None, (), atol, limit.rtol, wrong)
     distance = np.abs(answered.astype(np.float64) - goldens.logits)  # [N, C]
-    close = distance <= limit.atol + limit.rtol * np.abs(goldens.logits)  # False for NaN
+    close = distance <= limit.atol + more[:, None] + limit.rtol * np.abs(goldens.logits)  # False for NaN
     return Comparison(
         ok=bool(close.all()),
         compared=len(goldens),
         max_abs=_finite(distance.max()),
         error_ratio=_error_ratio(answered, goldens),
         flips=tuple(_flips(answered, goldens)),
-        atol=limit.atol,
+        atol=atol,
         rtol=limit.rtol,
         sentence=_worst_place(answered, goldens, distance, close),
     )
 
 
-def compare_pixels(decoded: NDArray[Any], goldens: Goldens, most: int = 0) -> Comparison:
-    """Decoded inputs against those that the goldens were made from, which may be `most` steps apart.
+def compare_pixels(decoded: NDArray[Any], goldens: Goldens, most: Sequence[int] | int = 0) -> Comparison:
+    """Decoded inputs against those that the goldens were made from, each of which may be `most` steps apart.
 
     The same code must give the same bits.
     """
+    apart = np.broadcast_to(most, len(goldens))  # [N]
+    limit = float(apart.max(initial=0))
     wrong = _incomparable(decoded, goldens.pixels)
     if wrong:
-        return Comparison(False, len(goldens), None, None, (), most, 0, wrong)
+        return Comparison(False, len(goldens), None, None, (), limit, 0, wrong)
     distance = np.abs(decoded.astype(np.int16) - goldens.pixels)  # [N, H, W, C]
-    different = [name for name, image in zip(goldens.names, distance, strict=True) if image.max() > most]
+    different = [
+        name for name, image, few in zip(goldens.names, distance, apart, strict=True) if image.max(initial=0) > few
+    ]
     sentence = f"{len(different)} inputs decode to other pixels, first {different[0]}." if different else ""
-    return Comparison(not different, len(goldens), float(distance.max()), None, (), most, 0, sentence)
+    return Comparison(not different, len(goldens), float(distance.max()), None, (), limit, 0, sentence)
 
 
 def batches(size: int, total: int) -> Iterator[slice]:

@@ -57,13 +57,21 @@ def as_array(batch: Batch) -> Pixels:
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """One after the other; on the GPU where any of them is."""
+    """One after the other; on the GPU where any of them is. Raises OutOfMemory."""
     device = next((batch.device for batch in batches if not isinstance(batch, np.ndarray)), None)
     if device is None:
         return np.concatenate(batches)
     import torch
 
-    return torch.cat([torch.as_tensor(batch, device=device) for batch in batches])
+    from export.on_cuda import out_of_memory
+
+    with out_of_memory():
+        return torch.cat([torch.as_tensor(_writable(batch), device=device) for batch in batches])
+
+
+def _writable(batch: Batch) -> Batch:
+    """torch warns of an array that it must not write to."""
+    return np.require(batch, requirements=["C", "W"]) if isinstance(batch, np.ndarray) else batch
 
 
 class Runtime(Protocol):

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from export import parity
 from export.goldens import Goldens
 from export.runtime import as_array
-from serve.predictor import Predictor, Request
+from serve.messages import Request
+from serve.predictor import Predictor
 from serve.protocol import NPY
 from training.decoded import BadInput
 
@@ -36,7 +37,8 @@ def answers() -> dict[str, NDArray[Any]]:
     """
     goldens, handler = Goldens.read(HERE / "goldens.npz"), _handler()
     predictor = handler.predictor
-    found = {"pixels": _pixels(predictor, goldens)}
+    pixels, decoders = _decoded(predictor, goldens)
+    found = {"pixels": pixels, "decoders": decoders}
     for size in parity.batch_sizes(predictor.contract.max_batch):
         found[f"runtime_{size}"] = parity.run_goldens(predictor.loaded, goldens, size)
         found[f"handler_{size}"] = _by_handler(handler, goldens, size)
@@ -45,15 +47,15 @@ def answers() -> dict[str, NDArray[Any]]:
     return found | attested | {"model": model, "refused": refused}
 
 
-def _pixels(predictor: Predictor, goldens: Goldens) -> NDArray[Any]:
-    """uint8 [N, *input.shape], decoded as in service: as many at once as a worker takes at most."""
+def _decoded(predictor: Predictor, goldens: Goldens) -> tuple[NDArray[Any], NDArray[Any]]:
+    """uint8 [N, *input.shape] and what decoded each, as in service: as many at once as a worker takes at most."""
     requests, found = [Request(body) for body in goldens.requests], []
     for rows in parity.batches(predictor.contract.max_batch, len(goldens)):
         for one in predictor.decode(requests[rows]):
             if isinstance(one, BadInput):
                 raise one
-            found.append(as_array(one.pixels))
-    return np.concatenate(found)
+            found.append(one)
+    return np.concatenate([as_array(one.pixels) for one in found]), np.array([one.decoder for one in found])
 
 
 def _context(requests: int) -> Any:

@@ -13,7 +13,7 @@ from requests.adapters import HTTPAdapter
 from export import parity
 from export.goldens import Goldens
 from export.manifest import Archive
-from serve.protocol import NPY
+from serve.protocol import ATTESTED, NPY
 from serve.record import NotServing, Server, read_keys
 
 
@@ -97,14 +97,16 @@ class Management:
         """What is wrong with the answers to these goldens, "" when nothing is."""
         url = f"http://127.0.0.1:{self.server.ports.inference}/predictions/{name}/{version}"
         headers = {**_bearer(self.keys["inference"]["key"]), "Accept": NPY}
-        answers = []
+        answers, decoders = [], []
         for body in goldens.requests:
             response = self.session.post(url, data=body, headers=headers, timeout=self._left())
             if response.status_code != 200:
                 return f"a golden was answered {response.status_code}: {response.text.strip()}"
             answers.append(np.load(BytesIO(response.content)))
-        limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device, archive.decoder)
-        return parity.compare(np.concatenate(answers), goldens, limit).sentence
+            decoders.append(response.headers.get(ATTESTED["decoder"], "cpu"))
+        limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
+        slack = parity.slack(archive.model, decoders)
+        return parity.compare(np.concatenate(answers), goldens, limit, slack).sentence
 
     def _call(self, method: str, path: str = "", params: dict[str, str] | None = None) -> requests.Response:
         url = f"http://127.0.0.1:{self.server.ports.management}/models{path}"

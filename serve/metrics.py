@@ -10,7 +10,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from serve.predictor import Answer
+from serve.messages import Answer
 
 ARRIVAL = "X-Request-Start"  # header: when the request came to the gateway, Unix time in whole microseconds
 LONGEST_SECONDS = 3600  # no request waits longer, so an earlier arrival is not the gateway's

@@ -1,8 +1,7 @@
 """Bytes → answers: load, decode, predict, encode. Knows no server; `handler.py` fits it to TorchServe."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,48 +11,13 @@ import numpy as np
 from export import parity
 from export.goldens import Goldens
 from export.runtime import Batch, Loaded, Logits, joined, runtime_module
-from serve.protocol import ATTESTED, DEFAULT_TOP_K, JSON, NPY, RETRY_AFTER, TOP_K
+from serve.messages import NO_MEMORY, Answer, Query, Request, as_json, dumps, failure
+from serve.protocol import ATTESTED, DEFAULT_TOP_K, JSON, NPY, TOP_K
 from training.contract import Contract
 from training.decoded import BadInput, Decoded, OutOfMemory
-from training.decoders import CPU, Decoder, decoder_named
+from training.decoders import CPU, NVJPEG, Decoder, decoder_named
 from training.files import sha256
 from training.npy import is_npy
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request as it came, header values as they were sent ("" when absent).
-
-    `others` names what came beside the body in a form.
-    """
-
-    body: bytes
-    others: tuple[str, ...] = ()
-    content_type: str = ""
-    accept: str = ""
-    top_k: str = ""
-    describe: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """`labels` are those that the answer calls the most probable, one for each row; none where it holds logits."""
-
-    status: int
-    content_type: str
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Query:
-    """What a request asks, its body not yet decoded. `single` says that the answer is about one image."""
-
-    request: Request
-    single: bool
-    lossless: bool
-    top_k: int
 
 
 class Predictor:
@@ -91,23 +55,31 @@ class Predictor:
         return cls(loaded, attestation, decoder_named(decoder, loaded.contract.input, device))
 
     def check(self, goldens: Goldens) -> None:
-        """Answers the goldens as requests. Raises RuntimeError unless every answer is eager's, within tolerance."""
+        """Answers the goldens as requests. Raises RuntimeError unless every answer is eager's, within tolerance.
+
+        Where the archive asks for nvJPEG, some of them must have been decoded by it.
+        """
         if goldens.weights != self.loaded.weights:
             raise RuntimeError(
                 "The goldens were answered by other weights than this artifact's. Export with new goldens."
             )
-        told, loaded = self.attestation, self.loaded
-        limit = parity.tolerance(self.contract.model, told["runtime"], loaded.precision, loaded.device, told["decoder"])
         requests = [Request(body, accept=NPY) for body in goldens.requests]
         parts = parity.batches(self.contract.max_batch, len(goldens))
         answers = [answer for part in parts for answer in self.answer(requests[part])]
         refused = next((answer for answer in answers if answer.status != 200), None)
         if refused:
             raise RuntimeError(f"A golden was refused: {refused.body.decode()}")
+        decoders = [answer.headers[ATTESTED["decoder"]] for answer in answers]
+        if self.attestation["decoder"] != CPU and NVJPEG not in decoders:
+            raise RuntimeError("The archive asks for nvJPEG, and it decoded no golden. Export with --decoder cpu.")
         logits = np.concatenate([np.load(BytesIO(answer.body)) for answer in answers])
-        verdict = parity.compare(logits, goldens, limit)
+        verdict = parity.compare(logits, goldens, self._tolerance(), parity.slack(self.contract.model, decoders))
         if not verdict.ok:
             raise RuntimeError(f"The goldens are answered wrongly: {verdict.sentence}")
+
+    def _tolerance(self) -> parity.Tolerance:
+        loaded = self.loaded
+        return parity.tolerance(self.contract.model, self.attestation["runtime"], loaded.precision, loaded.device)
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer for each request, in order. A bad request gets a 400 and doesn't touch its batch-mates.
@@ -173,17 +145,17 @@ class Predictor:
                 500, "NotFinite", "The model gave a value that is not finite. Ask for npy to see the logits."
             )
         predictions = [self._prediction(row, query.top_k) for row in logits]
-        body = _dumps(predictions[0] if query.single else {"predictions": predictions})
+        body = dumps(predictions[0] if query.single else {"predictions": predictions})
         return Answer(200, JSON, body, labels=tuple(prediction["label"] for prediction in predictions))
 
     @property
     def description(self) -> dict[str, Any]:
-        """What every prediction attests, and the contract."""
+        """What every prediction attests, its own batch and decoder excepted, and the contract."""
         return {"attestation": dict(self.attestation), "contract": self.contract.model_dump(mode="json")}
 
     def _understand(self, request: Request) -> Query | Answer:
         if request.describe:
-            return _json(200, self.description)
+            return as_json(200, self.description)
         try:
             return self._query(request)
         except BadInput as error:
@@ -214,11 +186,6 @@ class Predictor:
         return int(text)
 
 
-def failure(status: int, kind: str, sentence: str) -> Answer:
-    """An error in the form that TorchServe gives its own errors."""
-    return _json(status, {"code": status, "type": kind, "message": sentence})
-
-
 def _wants_npy(accept: str) -> bool:
     """Whether the logits are asked for rather than JSON. Raises BadInput when neither would do."""
     wanted = {part.partition(";")[0].strip().lower() for part in accept.split(",")} - {""}
@@ -233,17 +200,3 @@ def _npy(array: Logits) -> bytes:
     stream = BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
-
-
-def _json(status: int, value: Mapping[str, Any]) -> Answer:
-    return Answer(status, JSON, _dumps(value))
-
-
-def _dumps(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-
-
-NO_MEMORY = replace(
-    failure(503, "OutOfMemory", "The GPU has no memory left for this batch. Ask again in a second, or send less."),
-    headers={RETRY_AFTER: "1"},
-)

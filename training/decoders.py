@@ -8,7 +8,7 @@ from training.inputs import decode
 from training.npy import is_npy
 
 CPU = "cpu"
-NVJPEG = "nvjpeg"  # a JPEG that nvJPEG can't decode is refused
+NVJPEG = "nvjpeg"  # a JPEG on which nvJPEG fails is refused
 NVJPEG_OR_CPU = "nvjpeg-or-cpu"  # it is decoded on the CPU, and its answer attests that
 DECODERS = (CPU, NVJPEG, NVJPEG_OR_CPU)
 
@@ -25,7 +25,7 @@ def decoder_named(name: str, spec: ImageInput, device: str) -> Decoder:
         return [_decode(*body, spec) for body in bodies]
 
     def on_gpu(bodies: Sequence[Body]) -> list[Decoded | BadInput]:
-        """Arrays, and images that are not for nvJPEG, are decoded on the CPU."""
+        """Arrays and images that are not for nvJPEG are decoded on the CPU, by whichever name."""
         from training.inputs_cuda import decode_jpegs
 
         images = [index for index, (_, content_type) in enumerate(bodies) if not is_npy(content_type)]

@@ -1,6 +1,7 @@
-"""Raw bytes → the uint8 array that the graph takes. Nothing else in the project decodes an input.
+"""Raw bytes → the uint8 array that the graph takes.
 
-The training data, the server and the verifier all come through here, so what is served is what was trained on.
+The training data, the server and the verifier all come through here, so what is served is what was trained on. The one
+exception has to be asked for, and is attested: `training/inputs_cuda.py`.
 """
 
 import re
@@ -48,11 +49,9 @@ def decode(body: bytes, spec: ImageInput, content_type: str = "") -> Pixels:
     """
     if not body:
         raise BadInput("The body is empty. Send the bytes of a PNG, JPEG or WebP image.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of the damaged EXIF that it leaves out
-        if is_npy(content_type):
-            return decode_npy(body, spec)
-        return fit(read_image(body, spec), spec)[None]
+    if is_npy(content_type):
+        return decode_npy(body, spec)
+    return fit(read_image(body, spec), spec)[None]
 
 
 def read_image(body: bytes, spec: ImageInput) -> Pixels:
@@ -68,9 +67,11 @@ def read_image(body: bytes, spec: ImageInput) -> Pixels:
 
 @contextmanager
 def explained(body: bytes, spec: ImageInput) -> Iterator[None]:
-    """What Pillow raises for an image becomes BadInput."""
+    """What Pillow raises for an image becomes BadInput. It also warns, of the damaged EXIF that it leaves out."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except BadInput:
         raise
     except Image.DecompressionBombError:

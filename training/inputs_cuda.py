@@ -5,8 +5,12 @@ libjpeg-turbo, by some steps of 255. So it is a choice of its own, attested with
 in `export/tolerances.toml`.
 """
 
+import math
+import re
+import struct
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -18,9 +22,13 @@ from training.decoded import BadInput, Decoded, OutOfMemory
 from training.inputs import START_OF_SCAN, UPRIGHT, bad_jpeg, crop_of, explained, is_jpeg, open_image, orientation
 
 END = b"\xff\xd9"
-TOGETHER = 64_000_000  # pixels that are scaled at once, which takes some 20 bytes for each
+STATUS = re.compile(r": (\d+)$")  # nvJPEG's own, at the end of what torchvision says
+ABOUT_THE_JPEG = {2, 3, 4, 6, 8, 9, 10}  # damaged, of an unknown kind, or not understood in one of several ways
+NO_MEMORY = {5}
 
-KNOWN_SIZES = 128  # whose weights are kept
+TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 bytes for each
+
+KEPT_SIDE, KEPT = 1024, 256  # the weights of so many lines are kept, of those that are no longer: 0.9 MB each at most
 INT16 = 1 << 15
 MOST_BITS = 22
 FLOAT32_BITS = 16  # of the weights' fractions: sums of that many times 255 are whole numbers within float32's 24
@@ -31,37 +39,56 @@ def decode_jpegs(bodies: Sequence[bytes], spec: ImageInput, device: str) -> list
 
     None for what is not for nvJPEG: other formats, and other colours than grey and YCbCr. Raises OutOfMemory.
     """
+    examined = [_examine(body, spec) for body in bodies]
+    jpegs = {index: one for index, one in enumerate(examined) if isinstance(one, _Jpeg)}
+    found: list[Decoded | BadInput | None] = [None if isinstance(one, _Jpeg) else one for one in examined]
+    upright: dict[int, Tensor] = {}
     try:
-        examined = [_examine(body, spec) for body in bodies]
-        jpegs = [index for index, turn in enumerate(examined) if isinstance(turn, int)]
-        found: list[Decoded | BadInput | None] = [None if isinstance(turn, int) else turn for turn in examined]
-        upright: dict[int, Tensor] = {}
-        for index, image in zip(jpegs, _nvjpeg([bodies[index] for index in jpegs], device), strict=True):
+        for (index, jpeg), image in zip(jpegs.items(), _nvjpeg([*jpegs.values()], device), strict=True):
             if isinstance(image, BadInput):
                 found[index] = image
             else:
-                upright[index] = _turn(image, examined[index])
+                upright[index] = _turn(image, jpeg.orientation)
         for index, pixels in _fit_all(upright, spec).items():
             found[index] = Decoded(pixels[None], "nvjpeg")
     except torch.OutOfMemoryError as error:
+        torch.cuda.synchronize(device)  # what was begun writes no more to memory that is free again
         raise OutOfMemory(str(error)) from None
     return found
 
 
-def _examine(body: bytes, spec: ImageInput) -> int | BadInput | None:
-    """A JPEG's orientation; what is wrong with the image; None where it is not for nvJPEG."""
+@dataclass(frozen=True)
+class _Jpeg:
+    """One for nvJPEG, with what its header says."""
+
+    body: bytes
+    height: int
+    width: int
+    orientation: int
+
+
+def _examine(body: bytes, spec: ImageInput) -> _Jpeg | BadInput | None:
+    """What is wrong with an image; None where it is not for nvJPEG."""
     try:
         with explained(body, spec):
             image = open_image(body, spec)
             if not _suits(image):
                 return None
             crop_of(image.height, image.width, spec)
-            end = body.rfind(END)
-            if end < 0 or body.find(START_OF_SCAN, end) >= 0:
+            if body.find(END, _first_scan(body)) < 0:
                 raise bad_jpeg("its end is missing")
-            return orientation(image)
+            return _Jpeg(body, image.height, image.width, orientation(image))
     except BadInput as error:
         return error
+
+
+def _first_scan(body: bytes) -> int:
+    """Where the pixels of the first picture begin: behind the segments, which may hold a smaller picture."""
+    at = 2
+    while body[at : at + 2] != START_OF_SCAN:
+        marker, length = struct.unpack_from(">xBH", body, at)
+        at += 1 if marker == 0xFF else 2 + length  # a filling byte
+    return at
 
 
 def _suits(image: ImageFile) -> bool:
@@ -73,19 +100,38 @@ def _suits(image: ImageFile) -> bool:
     return image.mode == "L" or (marked and transform in (1, None))
 
 
-def _nvjpeg(bodies: Sequence[bytes], device: str) -> list[Tensor | BadInput]:
-    """Each uint8 [3, h, w]. It fails for all at once, so halves are tried until it is known for which."""
-    if not bodies:
+def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
+    """Each uint8 [3, h, w]. It fails for all at once, so halves are tried until it is known for which.
+
+    Raises OutOfMemory, and RuntimeError for what no picture is to blame for.
+    """
+    if not jpegs:
         return []
     try:
-        return [*_decode(bodies, device)]
+        images = _decode([jpeg.body for jpeg in jpegs], device)
+        return [_checked(image, jpeg) for image, jpeg in zip(images, jpegs, strict=True)]
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        if len(bodies) == 1:
-            return [bad_jpeg(f"nvJPEG says {str(error).splitlines()[0]}")]
-    half = len(bodies) // 2
-    return _nvjpeg(bodies[:half], device) + _nvjpeg(bodies[half:], device)
+        if device != "cpu":
+            torch.cuda.synchronize(device)  # raises where the device itself has failed
+        reason = str(error).splitlines()[0]
+        status = int(found[1]) if (found := STATUS.search(reason)) else None
+        if status in NO_MEMORY or "out of memory" in str(error):
+            raise OutOfMemory(reason) from None
+        if status not in ABOUT_THE_JPEG:
+            raise
+        if len(jpegs) == 1:
+            return [bad_jpeg(f"nvJPEG says {reason}")]
+    half = len(jpegs) // 2
+    return _nvjpeg(jpegs[:half], device) + _nvjpeg(jpegs[half:], device)
+
+
+def _checked(image: Tensor, jpeg: _Jpeg) -> Tensor | BadInput:
+    """nvJPEG reads the header by itself, and the size was checked in what Pillow read."""
+    if image.shape[1:] == (jpeg.height, jpeg.width):
+        return image
+    return bad_jpeg("its header tells of two sizes")
 
 
 def _decode(bodies: Sequence[bytes], device: str) -> list[Tensor]:
@@ -98,9 +144,9 @@ def _decode(bodies: Sequence[bytes], device: str) -> list[Tensor]:
     return images
 
 
-def _turn(image: Tensor, orientation: object) -> Tensor:
+def _turn(image: Tensor, orientation: int) -> Tensor:
     """[3, h, w], upright."""
-    axes, swapped = UPRIGHT.get(orientation, ((), False))  # type: ignore[call-overload]
+    axes, swapped = UPRIGHT.get(orientation, ((), False))
     turned = image.flip([axis + 1 for axis in axes]) if axes else image
     return turned.mT if swapped else turned
 
@@ -136,24 +182,31 @@ def _rounded(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_().clamp_(0, 255)
 
 
-@lru_cache(KNOWN_SIZES)
 def weights(size: int, scaled: int, start: int, length: int, device: torch.device) -> Tensor:
     """[length, size]: what each of `size` pixels in a line adds to each of `length`, from `start` on, of `scaled`.
 
     A triangle as wide as the scale. As in torch's antialiased scaling of bytes (`UpSampleKernel.cpp`) each weight is a
     whole number over a power of two, so large that the largest fits into 16 bits; every sum of them is exact here too.
     """
+    return (_kept if size <= KEPT_SIDE else _made)(size, scaled, start, length, device)
+
+
+def _made(size: int, scaled: int, start: int, length: int, device: torch.device) -> Tensor:
     scale = size / scaled
     support = max(scale, 1.0)
     centres = scale * (torch.arange(scaled, dtype=torch.float64) + 0.5)[:, None]  # [scaled, 1]
-    pixels = torch.arange(size)[None]  # [1, size]
     first = (centres - support + 0.5).long().clamp(min=0)
     behind = (centres + support + 0.5).long().clamp(max=size)
+    pixels = first + torch.arange(2 * math.ceil(support) + 1)[None]  # [scaled, taps]
     shares = (1 - ((pixels - centres + 0.5) * (1 / support)).abs()).clamp(min=0)
-    shares = torch.where((pixels >= first) & (pixels < behind), shares, 0.0)
+    shares = torch.where(pixels < behind, shares, 0.0)
     shares /= shares.sum(1, keepdim=True)
     largest = shares.max().item()
     bits = next((bits for bits in range(MOST_BITS) if int(0.5 + largest * 2 ** (bits + 1)) >= INT16), MOST_BITS)
-    whole = (0.5 + shares * 2.0**bits).floor() / 2.0**bits
-    exact = torch.float32 if bits <= FLOAT32_BITS else torch.float64
-    return whole[start : start + length].to(device, exact)
+    rows = slice(start, start + length)
+    whole = (0.5 + shares[rows] * 2.0**bits).floor() / 2.0**bits
+    line = torch.zeros(length, size, dtype=torch.float64).scatter_add_(1, pixels[rows].clamp(max=size - 1), whole)
+    return line.to(device, torch.float32 if bits <= FLOAT32_BITS else torch.float64)
+
+
+_kept = lru_cache(KEPT)(_made)

@@ -1,6 +1,7 @@
 """Arrays that come decoded already, as npy files."""
 
 import tokenize
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -24,7 +25,9 @@ def decode_npy(body: bytes, spec: ImageInput) -> Pixels:
         version = np.lib.format.read_magic(stream)
         if version != (1, 0):
             raise BadInput(f"The npy file has format version {version}. Save it with numpy.save, as version 1.0.")
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream, HEADER_LIMIT)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's about headers that Python 2 wrote
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream, HEADER_LIMIT)
     except BadInput:
         raise
     except (ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError):

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from export.goldens import Goldens
-from serve.predictor import Answer, Predictor, Request
+from serve.messages import Answer, Request
+from serve.predictor import Predictor
 from serve.protocol import TOP_K
 
 

@@ -1,4 +1,4 @@
-"""ONNX: the network captured as an ONNX graph, run by ONNX Runtime, which needs no torch."""
+"""ONNX: the network captured as an ONNX graph, run by ONNX Runtime, which on the CPU needs no torch."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -27,15 +27,17 @@ def missing(_: str) -> str | None:
 
 
 def export(trained: "Trained", path: Path, device: str) -> None:
-    """Traced where it is to run: a network in bfloat16 casts what lies on that kind of device.
+    """Traced on the CPU, or where the network lies. Loading moves it.
 
     The tracer bakes into each convolution whether it may use TF32 on CUDA; torch's default is yes.
 
     The CPU's convolutions are faster with weights in the order that images have, channels last (ResNet-18: a tenth).
     """
-    network, example = copy.deepcopy(trained.network).to(device), trained.example.to(device)
+    network = copy.deepcopy(trained.network)
     if device == "cpu":
         network = network.to(memory_format=torch.channels_last)
+    place = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+    example = trained.example.to(place)
     with _deprecated(), _strict_tracer(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         graph = torch.jit.freeze(torch.jit.trace(network, example))  # type: ignore[no-untyped-call]
         stream = BytesIO()  # torch itself aborts the process when it can't write to a file

@@ -18,7 +18,8 @@ missing = torchscript.missing
 
 
 def export(trained: "Trained", path: Path, device: str) -> None:
-    torchscript.export(replace(trained, network=Bfloat16(trained.network, device)), path, device)
+    """Traced on the kind of device that it is for: what lies elsewhere is not cast."""
+    torchscript.export(replace(trained, network=Bfloat16(trained.network, device).to(device)), path, device)
 
 
 def load(path: Path, device: str, threads: int) -> Loaded:

@@ -222,7 +222,7 @@ def test_an_archive_whose_handler_answers_otherwise_is_refused_with_the_hop(
     """Only in small batches, as a fault in batching would: the handler's own check of the goldens is at the largest."""
     predictor = source / "serve/predictor.py"
     text = predictor.read_text()
-    line = "        rows = np.concatenate(inputs)\n"
+    line = "        rows = joined(inputs)\n"
     assert line in text
     predictor.write_text(text.replace(line, line + "        rows = rows[::-1] if len(rows) == 3 else rows\n"))
     sentence = refused(exported, tmp_path)

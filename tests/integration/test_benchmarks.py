@@ -6,10 +6,11 @@ from tests.workspace import Workspace
 
 
 def test_devices_measures_every_runtime_that_was_exported(exported: Workspace) -> None:
-    lines = exported.run("benchmarks.devices", "cpu").stdout.splitlines()
+    lines = exported.run("benchmarks.devices", "digits", "cpu").stdout.splitlines()
     measured = [line for line in lines if not line.endswith("was not exported")]
     assert [line.split()[0] for line in measured] == ["eager", "aoti", "onnx", "torchscript"]
-    assert all("390 answers" in line and "0 flips" in line for line in measured)
+    assert all("on cpu, float32, TF32 off: 390 answers" in line for line in measured)
+    assert all("held-out inputs" in line and line.count(" 0 flips") == 2 for line in measured)
 
 
 def test_cpu_measures_torchserve_beside_the_archive_in_process(exported: Workspace) -> None:

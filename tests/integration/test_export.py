@@ -419,6 +419,19 @@ def test_an_export_for_a_gpu_that_is_not_there_is_refused_before_anything_is_wri
     assert refused("digits", "--device", "cuda") == f"error: {sentence}\n"
 
 
+@pytest.mark.parametrize(
+    ("decoder", "sentence"),
+    [
+        ("nvjpeg", "The decoder nvjpeg needs an NVIDIA GPU. Export for --device cuda, or with --decoder cpu."),
+        ("gpu", "There is no decoder 'gpu'. Choose one of: cpu, nvjpeg, nvjpeg-or-cpu."),
+    ],
+)
+def test_a_decoder_that_does_not_suit_is_refused_before_anything_is_written(
+    refused: Callable[..., str], decoder: str, sentence: str
+) -> None:
+    assert refused("digits", "--decoder", decoder) == f"error: {sentence}\n"
+
+
 def test_a_device_that_is_none_is_refused(workspace: Workspace, export: Export) -> None:
     before = snapshot(workspace.folder)
     done = export("digits", "--device", "cuda:0")

@@ -209,9 +209,9 @@ class Scaled(nn.Module):
 
 
 def test_bfloat16_is_for_products_and_scaling_and_logits_stay_float32() -> None:
-    network = Scaled()
-    logits = Bfloat16(network, "cpu")(torch.full((2, 4, 4, 3), 200, dtype=torch.uint8))
-    assert network.seen == [torch.float32, torch.bfloat16]
+    reduced = Bfloat16(Scaled(), "cpu")
+    logits = reduced(torch.full((2, 4, 4, 3), 200, dtype=torch.uint8))
+    assert reduced.network.seen == [torch.float32, torch.bfloat16]
     assert logits.dtype == torch.float32
 
 

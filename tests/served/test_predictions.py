@@ -144,6 +144,7 @@ def test_headers_attest_what_ran(raw: Raw, served: Workspace, seven: bytes, runt
         "device": "cpu",
         "precision": "float32",
         "tf32": "off",
+        "decoder": "cpu",
         "batch_size": "1",
     }
 

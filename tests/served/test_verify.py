@@ -197,7 +197,7 @@ def test_another_network_is_found_at_eager(verifier: Verifier) -> None:
     [
         ("decode", "training/inputs.py", "Resampling.BILINEAR", "Resampling.NEAREST"),
         ("runtime", "export/runtime.py", "= self.run(batch)\n", "= self.run(batch) * np.float32(1.0001)\n"),
-        ("handler", "serve/predictor.py", "np.concatenate(inputs)\n", "np.concatenate(inputs)[::-1]\n"),
+        ("handler", "serve/predictor.py", "joined(inputs)\n", "joined(inputs)[::-1]\n"),
     ],
 )
 def test_an_archive_that_computes_otherwise_is_red_at_the_first_hop_that_differs(

@@ -99,6 +99,20 @@ def test_the_table_names_what_was_not_reached_and_what_was_not_measured() -> Non
     assert "Not measured: Triton. It has no wheel." in told
 
 
+@pytest.mark.parametrize(("rate", "reached"), [(9_000, "yes"), (8_000, "no")])
+def test_the_table_of_a_gpu_stands_beside_the_highest_rate_that_held(rate: float, reached: str) -> None:
+    ours = {**row("torchserve", "TorchServe", [measured(10_000)], [measured(11_000)]), "note": ""}
+    highest = {"offered_per_s": rate, "objective_s": 0.05, "ok": True}
+    told = table.gpu({**result(ours), "highest": highest})
+    assert "| images/s | ≥ 10,000 | 10,000 | yes |" in told
+    assert f"| Poisson arrivals with p99 ≤ 50 ms ÷ images/s | ≥ 0.85 | {rate / 10_000:g} | {reached} |" in told
+
+
+def test_a_gpu_where_nothing_was_answered_has_no_figures() -> None:
+    told = table.gpu({**result(BASE), "highest": None})
+    assert "this project's TorchServe gave none in this run" in told
+
+
 def test_a_contender_that_differs_is_shown_red_and_not_ranked() -> None:
     wrong = row("wrong", "Wrong", [measured(500, BAD)] * 3, ROUNDS)
     [line] = [line for line in table.cpu(result(BASE, wrong)).splitlines() if line.startswith("| Wrong")]

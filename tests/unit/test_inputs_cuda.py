@@ -1,6 +1,6 @@
 """The GPU's way from JPEGs to pixels, but for nvJPEG itself: another decoder stands in for it where there is no GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from export.requests import FORMS, PHOTO_FORMS
-from training import inputs_cuda
+from training import decoders, inputs_cuda
 from training.contract import ImageInput
 from training.decoded import BadInput, Decoded, OutOfMemory
-from training.decoders import CPU, DECODERS, NVJPEG, NVJPEG_OR_CPU, decoder_named, unsuited
+from training.decoders import CPU, DECODERS, NVJPEG, NVJPEG_OR_CPU, Decoder, decoder_named, unsuited
 from training.inputs import UPRIGHT, decode, fit, read_image
 from training.models.photos import INPUT
 
@@ -46,10 +46,17 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         try:
             return [torch.tensor(as_stored(body)).permute(2, 0, 1).to(device) for body in bodies]
         except BadInput as error:
-            raise RuntimeError(f"Failed to decode: 4 ({error})\nmore") from None
+            raise RuntimeError("Failed to decode batch: 3\nmore") from error
 
     monkeypatch.setattr(inputs_cuda, "_decode", decode_all)
     return sizes
+
+
+def on_gpu(name: str) -> Decoder:
+    """The decoder that a GPU would have; what it does on the device is done on the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoders, "unsuited", lambda *_: None)
+        return decoder_named(name, INPUT, "cpu")
 
 
 def as_stored(body: bytes) -> np.ndarray:
@@ -75,8 +82,12 @@ def test_scaling_is_exact_for_any_size() -> None:
         np.testing.assert_array_equal(found[0].numpy(), fit(pixels, INPUT), err_msg=f"{height} × {width}")
 
 
-def test_weights_are_kept_for_a_bounded_number_of_sizes() -> None:
-    assert inputs_cuda.weights.cache_info().maxsize == inputs_cuda.KNOWN_SIZES
+def test_weights_are_kept_for_a_bounded_number_of_short_lines() -> None:
+    device = torch.device("cpu")
+    kept = inputs_cuda.weights(500, 341, 58, 224, device)
+    assert inputs_cuda.weights(500, 341, 58, 224, device) is kept
+    long = inputs_cuda.KEPT_SIDE + 1
+    assert inputs_cuda.weights(long, 341, 58, 224, device) is not inputs_cuda.weights(long, 341, 58, 224, device)
 
 
 @pytest.mark.parametrize("orientation", [1, *UPRIGHT])
@@ -140,25 +151,77 @@ def test_one_that_nvjpeg_cannot_decode_does_not_touch_its_batch_mates(batches: l
     assert batches == [8, 4, 4, 2, 1, 1, 2]
 
 
-def test_full_memory_is_not_taken_for_a_bad_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> list[torch.Tensor]:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(inputs_cuda, "_decode", full)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Failed to create nvjpeg state: 5",
+        "Error while decoding JPEG images: CUDA out of memory. Tried to allocate 2 GiB.",
+    ],
+)
+def test_full_memory_is_not_taken_for_a_bad_jpeg(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision makes a plain RuntimeError of it."""
+    monkeypatch.setattr(inputs_cuda, "_decode", failing(said))
     with pytest.raises(OutOfMemory):
         inputs_cuda.decode_jpegs([jpeg(photo())], INPUT, "cpu")
+
+
+@pytest.mark.parametrize(
+    "said", ["Couldn't load the image extension", "Failed to initialize nvjpeg with default backend: 1"]
+)
+def test_what_no_picture_is_to_blame_for_is_an_error(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs_cuda, "_decode", failing(said))
+    with pytest.raises(RuntimeError, match=said):
+        on_gpu(NVJPEG_OR_CPU)([(jpeg(photo()), "")])
+
+
+def test_a_header_that_tells_nvjpeg_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs_cuda, "_decode", lambda *_: [torch.zeros(3, 8, 8, dtype=torch.uint8)])
+    [found] = inputs_cuda.decode_jpegs([jpeg(photo())], INPUT, "cpu")
+    assert "its header tells of two sizes" in str(found)
+
+
+def failing(said: str) -> Callable[..., list[torch.Tensor]]:
+    def fail(*_: object) -> list[torch.Tensor]:
+        raise RuntimeError(said)
+
+    return fail
+
+
+@pytest.mark.usefixtures("batches")
+@pytest.mark.parametrize("behind", [b"\0\xff\xda\0", b"ftyp" + b"\xff\xd9 \xff\xda" * 3])
+def test_what_comes_behind_the_picture_does_not_matter(behind: bytes) -> None:
+    """Phones append films."""
+    body = jpeg(photo())
+    [found] = inputs_cuda.decode_jpegs([body + behind], INPUT, "cpu")
+    assert isinstance(found, Decoded)
+
+
+@pytest.mark.usefixtures("batches")
+def test_the_end_of_a_picture_within_the_header_is_not_the_pictures_end() -> None:
+    body = jpeg(photo(400, 300))
+    small = jpeg(photo(16, 16))
+    segment = b"\xff\xee" + (len(small) + 2).to_bytes(2, "big") + small
+    assert isinstance(inputs_cuda.decode_jpegs([body[:2] + segment + body[2:]], INPUT, "cpu")[0], Decoded)
+    [found] = inputs_cuda.decode_jpegs([body[:2] + segment + body[2:-100]], INPUT, "cpu")
+    assert "its end is missing" in str(found)
+
+
+@pytest.mark.usefixtures("batches")
+def test_two_pictures_in_one_file_are_answered_by_the_first() -> None:
+    stream = BytesIO()
+    photo().save(stream, "MPO", save_all=True, append_images=[photo(seed=1)])
+    [found] = inputs_cuda.decode_jpegs([stream.getvalue()], INPUT, "cpu")
+    assert isinstance(found, Decoded)
+    np.testing.assert_array_equal(found.pixels, decode(stream.getvalue(), INPUT))
 
 
 @pytest.mark.parametrize("name", [NVJPEG, NVJPEG_OR_CPU])
 def test_what_nvjpeg_cannot_decode_is_refused_or_decoded_on_the_cpu_as_configured(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> list[torch.Tensor]:
-        raise RuntimeError("Failed to decode: 4")
-
-    monkeypatch.setattr(inputs_cuda, "_decode", fails)
+    monkeypatch.setattr(inputs_cuda, "_decode", failing("Failed to decode batch: 4"))
     body = jpeg(photo())
-    [found] = decoder_named(name, INPUT, "cuda:0")([(body, "")])
+    [found] = on_gpu(name)([(body, "")])
     if name == NVJPEG:
         assert isinstance(found, BadInput)
     else:
@@ -170,7 +233,7 @@ def test_what_nvjpeg_cannot_decode_is_refused_or_decoded_on_the_cpu_as_configure
 @pytest.mark.usefixtures("batches")
 def test_what_is_no_image_at_all_is_refused_by_every_decoder() -> None:
     for name in DECODERS:
-        [found] = decoder_named(name, INPUT, "cuda:0" if name != CPU else "cpu")([(b"text", "")])
+        [found] = (on_gpu(name) if name != CPU else decoder_named(CPU, INPUT, "cpu"))([(b"text", "")])
         assert isinstance(found, BadInput)
 
 
@@ -179,7 +242,7 @@ def test_formats_that_are_not_for_nvjpeg_and_arrays_are_decoded_on_the_cpu_and_s
     stream = BytesIO()
     np.save(stream, np.zeros((2, *INPUT.shape), np.uint8))
     bodies = [(FORMS["png rgb"](photo()), ""), (stream.getvalue(), "application/x-npy"), (FORMS["webp"](photo()), "")]
-    found = decoder_named(NVJPEG, INPUT, "cuda:0")(bodies)
+    found = on_gpu(NVJPEG)(bodies)
     assert [one.decoder for one in found if isinstance(one, Decoded)] == ["cpu"] * 3
     assert [len(one.pixels) for one in found if isinstance(one, Decoded)] == [1, 2, 1]
 

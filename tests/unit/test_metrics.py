@@ -19,8 +19,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from export.runtime import Loaded
 from serve.handler import Handler
+from serve.messages import Answer, Request
 from serve.metrics import ARRIVAL, LONGEST_SECONDS, SECONDS, Metrics
-from serve.predictor import Answer, Predictor, Request
+from serve.predictor import Predictor
 from serve.protocol import ATTESTED, JSON, NPY
 from training.contract import Contract, ImageInput
 from training.decoders import CPU, decoder_named
@@ -196,7 +197,7 @@ pid, version, starts = sys.argv[1:]
 if pid != "own":
     os.getpid = lambda: int(pid)
 from serve.metrics import Metrics
-from serve.predictor import Answer
+from serve.messages import Answer
 metrics = Metrics("letters-eager", version, ["a", "b"])
 for _ in range(int(starts)):
     metrics.started()

@@ -294,3 +294,35 @@ def test_a_runtime_that_was_not_measured_on_a_device_cannot_be_verified_there() 
 def test_only_what_computes_as_training_did_is_exported_unasked() -> None:
     assert float32_names() == ["eager", "aoti", "onnx", "torchscript"]
     assert set(runtime_names()) - set(float32_names()) == {"aoti_bf16", "onnx_int8", "torchscript_bf16"}
+
+
+def test_each_answer_has_the_slack_of_what_decoded_its_input() -> None:
+    answered = changed(1, 2, 1.75)
+    assert parity.compare(answered, goldens(), EXACT, np.array([0, 0.25, 0])).ok
+    found = parity.compare(answered, goldens(), EXACT, np.array([0.25, 0, 0.25]))
+    assert (found.ok, found.atol) == (False, 0.25)
+    assert found.sentence.startswith("1 of 3 differ, worst b")
+
+
+def test_only_what_another_decoder_gave_may_be_some_steps_off() -> None:
+    reference = goldens()
+    other = reference.pixels.copy()
+    other[1, 0, 0] += 2
+    assert parity.compare_pixels(other, reference, [0, 2, 0]).ok
+    assert not parity.compare_pixels(other, reference, [0, 1, 0]).ok
+    assert not parity.compare_pixels(other, reference, [2, 0, 2]).ok
+
+
+def test_a_decoder_has_a_row_for_each_model_that_it_was_measured_on() -> None:
+    assert parity.decoding("digits", "cpu") == parity.Decoding(0, 0)
+    assert parity.slack("photos", ["cpu", "nvjpeg"]).tolist() == [0, parity.decoding("photos", "nvjpeg").atol]
+    with pytest.raises(ValueError, match="no row for decoding by nvjpeg that is about digits"):
+        parity.slack("digits", ["nvjpeg"])
+
+
+@pytest.mark.parametrize("row", tomllib.loads(parity.TABLE.read_text())["decoding"])
+def test_every_row_of_a_decoder_covers_the_worst_seen_with_a_reason(row: dict[str, Any]) -> None:
+    assert 0 <= row["worst_pixels"] <= row["pixels"] < 32
+    assert 0 <= row["worst"] <= row["atol"]
+    assert len(row["reason"].split()) >= 4
+    assert row.keys() == {"model", "decoder", "pixels", "worst_pixels", "atol", "worst", "reason"}

@@ -19,13 +19,14 @@ from PIL import Image
 from export import on_cuda
 from export.goldens import Goldens
 from export.on_torch import runner
-from export.runtime import Loaded, Logits
+from export.runtime import Loaded, Logits, joined
 from export.runtimes import onnx as onnx_runtime
-from serve.predictor import Answer, Predictor, Request
+from serve.messages import Answer, Request
+from serve.predictor import Predictor
 from serve.protocol import ATTESTED, JSON, NPY, RETRY_AFTER
 from training import weights
 from training.contract import Contract, ImageInput
-from training.decoded import OutOfMemory, Pixels
+from training.decoded import BadInput, Decoded, OutOfMemory, Pixels
 from training.decoders import CPU, decoder_named
 from training.models import digits
 
@@ -335,6 +336,62 @@ def test_the_next_batch_is_answered_after_one_that_was_too_much() -> None:
     predictor = predicting(lambda batch: out_of_memory(batch) if len(batch) > 1 else graph(batch))
     assert [answer.status for answer in predictor.answer([Request(png(1)), Request(png(2))])] == [503, 503]
     assert [answer.status for answer in predictor.answer([Request(png(1))])] == [200]
+
+
+def decoded_by(*found: Decoded | BadInput) -> Predictor:
+    """A predictor that has found this in the bodies of its requests, whatever they are."""
+    return Predictor(Loaded(First7(), CONTRACT, "w" * 64, "a test", "cpu"), ATTESTATION, lambda _: [*found])
+
+
+def test_each_answer_attests_what_decoded_its_input_and_a_bad_one_does_not_shift_the_others() -> None:
+    images = [np.full((1, 8, 8, 1), value, np.uint8) for value in (1, 2, 3)]
+    predictor = decoded_by(
+        Decoded(images[0], "nvjpeg"), BadInput("It is damaged."), Decoded(images[1]), Decoded(images[2], "nvjpeg")
+    )
+    answers = predictor.answer([Request(b"", accept=NPY)] * 4)
+    assert [answer.status for answer in answers] == [200, 400, 200, 200]
+    right = [answers[0], answers[2], answers[3]]
+    assert [answer.headers["X-Decoder"] for answer in right] == ["nvjpeg", "cpu", "nvjpeg"]
+    assert [np.load(BytesIO(answer.body))[0, 0] for answer in right] == [1, 2, 3]
+
+
+def test_too_much_to_decode_at_once_is_a_503_too() -> None:
+    def full(_: object) -> list[Decoded | BadInput]:
+        raise OutOfMemory("CUDA out of memory.")
+
+    predictor = Predictor(Loaded(First7(), CONTRACT, "w" * 64, "a test", "cpu"), ATTESTATION, full)
+    assert [answer.status for answer in predictor.answer([Request(png(1)), Request(b"text")])] == [503, 503]
+
+
+def test_pixels_of_the_gpu_and_of_the_cpu_are_joined_in_order() -> None:
+    """The tensors lie on the CPU here, for want of a GPU."""
+    read_only = np.frombuffer(bytes([1, 1]), np.uint8).reshape(1, 2)
+    found = joined([torch.tensor([[0, 0]], dtype=torch.uint8), read_only, torch.tensor([[2, 2]], dtype=torch.uint8)])
+    assert isinstance(found, torch.Tensor)
+    assert found.tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert isinstance(joined([read_only, read_only]), np.ndarray)
+
+
+def test_a_gpu_that_decodes_no_golden_is_not_taken_for_one_that_does(graph: First7) -> None:
+    asked = Predictor(
+        Loaded(graph, CONTRACT, "w" * 64, "a test", "cpu"), {**ATTESTATION, "decoder": "nvjpeg-or-cpu"}, DECODER
+    )
+    with pytest.raises(RuntimeError, match=r"asks for nvJPEG, and it decoded no golden\."):
+        asked.check(goldens())
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (32, [1, 2, 4, 8, 16, 32]), (5, [1, 2, 4, 5])]
+)
+def test_graphs_are_recorded_for_powers_of_two_up_to_the_largest_batch(largest: int, sizes: list[int]) -> None:
+    assert on_cuda.sizes(largest) == sizes
+
+
+@pytest.mark.parametrize("logits", [torch.zeros(2, 7, dtype=torch.bfloat16), torch.zeros(2, 1), torch.zeros(1, 7)])
+def test_a_recorded_graph_that_breaks_the_contract_is_an_error(logits: torch.Tensor) -> None:
+    on_cuda.check(torch.zeros(2, 7), 2, CONTRACT)
+    with pytest.raises(RuntimeError, match=r"the contract says torch\.float32 \(2, 7\)\."):
+        on_cuda.check(logits, 2, CONTRACT)
 
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_it() -> None:
