@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export import runtimes
 from training.contract import Contract
-from training.decoded import Pixels
+from training.decoded import OutOfMemory, Pixels
 
 if TYPE_CHECKING:
     from export.trained import Trained
@@ -63,10 +63,10 @@ def joined(batches: Sequence[Batch]) -> Batch:
         return np.concatenate(batches)
     import torch
 
-    from export.on_cuda import out_of_memory
-
-    with out_of_memory():
+    try:
         return torch.cat([torch.as_tensor(_writable(batch), device=device) for batch in batches])
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(str(error)) from None
 
 
 def _writable(batch: Batch) -> Batch:
