@@ -17,7 +17,7 @@ from export.runtime import Loaded, Logits, as_array, runtime_module, runtime_nam
 from export.trained import load_trained
 from training.commands import run
 from training.decoded import Decoded, Pixels
-from training.decoders import NVJPEG_OR_CPU, decoder_named
+from training.decoders import CPU, NVJPEG_OR_CPU, decoder_named
 
 UNLIMITED = parity.Tolerance(float("inf"), 0, 0, "only measured")
 BATCH = 32
@@ -54,14 +54,10 @@ def decoding(loaded: Loaded, files: Sequence[Path], device: str) -> None:
     """The same pictures decoded by the CPU and by nvJPEG, and answered by the same runtime."""
     bodies = [(path.read_bytes(), "") for path in files]
     spec = loaded.contract.input
+    on_cpu, on_gpu = (decoder_named(name, spec, device) for name in (CPU, NVJPEG_OR_CPU))
     by_cpu, by_gpu, counts = [], [], {"cpu": 0, "nvjpeg": 0}
     for rows in parity.batches(BATCH, len(bodies)):
-        pairs = zip(
-            decoder_named("cpu", spec, device)(bodies[rows]),
-            decoder_named(NVJPEG_OR_CPU, spec, device)(bodies[rows]),
-            strict=True,
-        )
-        for one, other in pairs:
+        for one, other in zip(on_cpu(bodies[rows]), on_gpu(bodies[rows]), strict=True):
             if isinstance(one, Decoded) and isinstance(other, Decoded):
                 by_cpu.append(as_array(one.pixels))
                 by_gpu.append(as_array(other.pixels))

@@ -83,14 +83,14 @@ class Asker:
 
     def same_logits(self, row: int, logits: Logits) -> Asked:
         """JSON with every label, made from just these logits [1, C]."""
-        return self._json([row], self.goldens.requests[row], len(self.contract.labels), logits, EXACT)
+        return self._json([row], self.goldens.requests[row], len(self.contract.labels), logits, exact=True)
 
     def json(self, row: int, top_k: int | None) -> Asked:
         """JSON with `top_k` labels, made from logits within tolerance of eager's."""
-        return self._json([row], self.goldens.requests[row], top_k, self.goldens.logits[[row]], self.limit)
+        return self._json([row], self.goldens.requests[row], top_k, self.goldens.logits[[row]])
 
     def json_array(self, rows: list[int], top_k: int | None) -> Asked:
-        return self._json(rows, self.goldens.pixels[rows], top_k, self.goldens.logits[rows], self.limit)
+        return self._json(rows, self.goldens.pixels[rows], top_k, self.goldens.logits[rows])
 
     def recorded(self, row: int, headers: Mapping[str, str], body: bytes) -> str:
         """What is wrong with an answer by logits that was got without the client; "" where nothing is."""
@@ -131,15 +131,16 @@ class Asker:
         found, problem = _tried(ask)
         return Asked(rows, found[1], found[0]) if found else Asked(rows, {}, problem=problem)
 
-    def _json(
-        self, rows: list[int], source: Input, top_k: int | None, logits: Logits, limit: parity.Tolerance
-    ) -> Asked:
+    def _json(self, rows: list[int], source: Input, top_k: int | None, logits: Logits, *, exact: bool = False) -> Asked:
+        """JSON that was made from `logits`: from just these where `exact`, else from some within tolerance of them."""
+
         def ask() -> dict[str, str]:
             answers = self.client.predict_batch(source, self.model, top_k)
-            self._check(answers[0].served)
-            more = limit if limit is EXACT else replace(limit, atol=limit.atol + self.slack_of(answers[0].served))
-            self._compare(answers, top_k, logits, more)
-            return answers[0].served
+            served = answers[0].served
+            self._check(served)
+            near = replace(self.limit, atol=self.limit.atol + self.slack_of(served))
+            self._compare(answers, top_k, logits, EXACT if exact else near)
+            return served
 
         served, problem = _tried(ask)
         return Asked(rows, served or {}, problem=problem)

@@ -219,7 +219,8 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
         raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")
     model, decoders = str(found["model"]), [str(name) for name in found["decoders"]]
     limit = parity.tolerance(model, runtime, str(found["attested_precision"]), str(found["attested_device"]))
-    most = [parity.decoding(model, decoder).pixels for decoder in decoders]
+    steps = {decoder: parity.decoding(model, decoder).pixels for decoder in {*decoders}}
+    most = [steps[decoder] for decoder in decoders]
 
     def at_all_sizes(hop: str, slack: NDArray[np.float64] | float = 0.0) -> Hop:
         verdicts = [parity.compare(found[f"{hop}_{size}"], goldens, limit, slack) for size in sizes]

@@ -1,7 +1,7 @@
 """Comparing what something answered with what the eager model answers. Needs no torch."""
 
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,10 @@ def decoding(model: str, decoder: str) -> Decoding:
     )
 
 
-def slack(model: str, decoders: Iterable[str]) -> NDArray[np.float64]:
+def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:
     """How much further from eager than a runtime's own limit each answer may be, for what decoded its input."""
-    return np.array([decoding(model, decoder).atol for decoder in decoders])
+    atol = {decoder: decoding(model, decoder).atol for decoder in {*decoders}}
+    return np.array([atol[decoder] for decoder in decoders])
 
 
 def tolerance(model: str, runtime: str, precision: str, device: str) -> Tolerance:

@@ -75,8 +75,9 @@ def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: s
 
     from export.on_cuda import Room, out_of_memory
 
-    torch.cuda.set_device(torch.device(device).index or 0)
-    room, index = Room(contract, device), torch.device(device).index or 0
+    index = torch.device(device).index or 0
+    torch.cuda.set_device(index)
+    room = Room(contract, device)
     logits = torch.empty((contract.max_batch, len(contract.labels)), device=device)
 
     def run(batch: Batch) -> Logits:
