@@ -134,27 +134,25 @@ class Asker:
     def _json(self, rows: list[int], source: Input, top_k: int | None, logits: Logits, *, exact: bool = False) -> Asked:
         """JSON that was made from `logits`: from just these where `exact`, else from some within tolerance of them."""
 
-        def ask() -> dict[str, str]:
+        def ask() -> Asked:
             answers = self.client.predict_batch(source, self.model, top_k)
             served = answers[0].served
             self._check(served)
             near = replace(self.limit, atol=self.limit.atol + self.slack_of(served))
-            self._compare(answers, top_k, logits, EXACT if exact else near)
-            return served
+            return Asked(rows, served, problem=self._wrong(answers, top_k, logits, EXACT if exact else near))
 
-        served, problem = _tried(ask)
-        return Asked(rows, served or {}, problem=problem)
+        asked, problem = _tried(ask)
+        return asked or Asked(rows, {}, problem=problem)
 
-    def _compare(
+    def _wrong(
         self, answers: Iterable[Prediction], top_k: int | None, logits: Logits, limit: parity.Tolerance
-    ) -> None:
-        """Raises _Wrong."""
+    ) -> str:
+        """What is wrong with the first answer that was not made from `logits` [N, C]; "" where all were."""
         labels = self.contract.labels
         count = top_k or min(DEFAULT_TOP_K, len(labels))
-        for answer, expected in zip(answers, logits, strict=True):
-            slack = limit.atol + limit.rtol * np.abs(expected.astype(np.float64))  # [C]
-            if wrong := disagreement(answer, expected, slack, labels, count):
-                raise _Wrong(wrong)
+        slack = limit.atol + limit.rtol * np.abs(logits.astype(np.float64))  # [N, C]
+        found = (disagreement(*one, labels, count) for one in zip(answers, logits, slack, strict=True))
+        return next(filter(None, found), "")
 
     def _check(self, served: dict[str, str]) -> None:
         """Raises _Wrong. Which one of its devices a server has taken is its own affair; the kind of them is not."""
