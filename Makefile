@@ -30,7 +30,7 @@ LOCK := $(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate
 # What the packages of the image name as needed and only compile with.
 BUILD_ONLY := setuptools triton wheel
 
-.PHONY: help setup demo train export serve predict verify compare stop bench test test-containers check lock clean
+.PHONY: help setup demo train export serve predict verify compare stop bench test test-faults test-containers check lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,9 @@ bench:  ## on a quiet machine with a network: this server beside its peers, into
 
 test: $(INSTALLED)  ## before a commit: run every test that needs no Docker
 	$(PYTHON) -m pytest -m "not containers"
+
+test-faults: $(INSTALLED)  ## after a change of verify: put each known fault in, and print the hop that names it
+	$(PYTHON) -m pytest tests/faults
 
 test-containers: $(INSTALLED)  ## after a change of the image, of docker-compose.yml or of serve/: run the tests with Docker
 	$(PYTHON) -m pytest tests/containers

@@ -63,7 +63,10 @@ class HttpHops:
         asked = self._concurrently(self._ask_among_strangers, BATCHED_REQUESTS)
         verdict = self._verdict(asked)
         if verdict.ok and self.asker.batches and all(one.was_alone for one in asked if len(one.rows) == 1):
-            raise CannotCheck(f"{self.asker.model}: no two of {len(asked)} concurrent requests shared a batch.")
+            raise CannotCheck(
+                f"{self.asker.model}: no two of {len(asked)} concurrent requests shared a batch. "
+                "Where the server takes one at a time, say so: --unbatched"
+            )
         return verdict
 
     def _ask_among_strangers(self, turn: int) -> Asked:

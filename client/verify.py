@@ -1,15 +1,12 @@
 """`python -m client verify`: every hop from the training script's model to the HTTP response, compared with eager."""
 
 import importlib.util
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from client.asker import Asker
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
@@ -17,42 +14,14 @@ from client.client import Client
 from client.http_hops import HttpHops
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.store_names import served_names
-from client.tables import verdict_cells
+from client.verdict import Verdict, write, write_junit
 from export.archive import Hop, archive_name, inprocess_hops
 from export.goldens import Goldens
 from export.manifest import Archive, Manifest, check
 from training.contract import Contract
-from training.files import publish, sha256
+from training.files import sha256
 
 THREADS = 1
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One served model, hop by hop. `digest` is the SHA-256 of the weights that eager's answers come from."""
-
-    model: str
-    runtime: str
-    digest: str
-    hops: tuple[Hop, ...]
-
-    @property
-    def first_failing_hop(self) -> str | None:
-        return next((hop.hop for hop in self.hops if not hop.comparison.ok), None)
-
-    @property
-    def ok(self) -> bool:
-        return self.first_failing_hop is None
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "runtime": self.runtime,
-            "digest": self.digest,
-            "ok": self.ok,
-            "first_failing_hop": self.first_failing_hop,
-            "hops": [{"hop": hop.hop, **asdict(hop.comparison)} for hop in self.hops],
-        }
 
 
 @dataclass(frozen=True)
@@ -72,7 +41,7 @@ class Verifier:
         goldens, contract = _reference(self.artifacts / archive.model, http_only)
         hops = [] if http_only else list(self._inprocess(name, archive, goldens))
         hops += HttpHops(Asker(self.client, name, archive, goldens, contract)).run()
-        return Verdict(name, archive.runtime, goldens.weights, tuple(hops))
+        return Verdict(name, archive.model, archive.runtime, goldens.weights, tuple(hops))
 
     def _inprocess(self, name: str, archive: Archive, goldens: Goldens) -> Iterator[Hop]:
         """decode, eager, runtime, handler: each computed by the code in the archives, not by this repository's."""
@@ -99,15 +68,29 @@ def verify(
     store: Store = Path("model_store"),
     url: Url = None,
     management_url: ManagementUrl = None,
+    unbatched: Annotated[
+        bool, typer.Option("--unbatched", help="The server takes one request at a time; none needs to share a batch.")
+    ] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write the verdicts as JUnit XML too, for a CI system.")] = None,
 ) -> None:
     """Compare every hop with the eager model. Exit code 0: the same, 1: different, 2: could not be checked."""
+    if junit:
+        junit.unlink(missing_ok=True)
     with no_crash_is_a_difference():
-        verdicts = _verify(models or [], http_only, artifacts, store, url, management_url)
+        verdicts = _verify(models or [], http_only, unbatched, artifacts, store, url, management_url)
+        if junit:
+            write_junit(junit, verdicts)
     raise typer.Exit(0 if all(verdict.ok for verdict in verdicts) else 1)
 
 
 def _verify(
-    names: list[str], http_only: bool, artifacts: Path, store: Path, url: str | None, management_url: str | None
+    names: list[str],
+    http_only: bool,
+    unbatched: bool,
+    artifacts: Path,
+    store: Path,
+    url: str | None,
+    management_url: str | None,
 ) -> list[Verdict]:
     """Verdicts, also printed, and written model by model. No earlier report outlives the attempt."""
     screen, manifest = console(), Manifest.read(store)
@@ -119,15 +102,19 @@ def _verify(
         )
     with Client(url, management_url) as client:
         archives = manifest.choose(names or served_names(client, manifest))
+        if unbatched:
+            archives = {name: archive.model_copy(update={"batch_size": 1}) for name, archive in archives.items()}
         check(store, archives if http_only else archives | _eager_archives(manifest, archives))
         verifier, verdicts = Verifier(client, artifacts, store, manifest), []
         for name, archive in archives.items():
             with screen.status(f"Verifying {name}"):
                 verdicts.append(verifier.verify(name, archive, http_only))
-            screen.print(_table(verdicts[-1]))
+            screen.print(verdicts[-1].table())
+            if advice := verdicts[-1].look_at:
+                screen.print(advice, highlight=False, soft_wrap=True)
     for model in {archive.model for archive in archives.values()}:
         report = _report(artifacts, model)
-        _write(report, [verdict for verdict in verdicts if archives[verdict.model].model == model])
+        write(report, [verdict for verdict in verdicts if verdict.model == model])
         screen.print(f"The report is in {report}.", highlight=False, soft_wrap=True)
     return verdicts
 
@@ -157,21 +144,3 @@ def _reference(folder: Path, http_only: bool) -> tuple[Goldens, Contract]:
             f"Export again: python -m export {folder.name} --new-goldens"
         )
     return goldens, contract
-
-
-def _write(path: Path, verdicts: list[Verdict]) -> None:
-    report = {"ok": all(verdict.ok for verdict in verdicts), "models": [verdict.as_json() for verdict in verdicts]}
-    with publish(path) as draft:
-        draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-
-
-def _table(verdict: Verdict) -> Table:
-    outcome = "the same as eager" if verdict.ok else f"differs from eager, first at {verdict.first_failing_hop}"
-    columns = ("hop", "compared", "largest difference", "error ratio", "flips", "")
-    limit = verdict.hops[-1].comparison
-    caption = f"limit: {limit.atol:g} + {limit.rtol:g} · |eager|"
-    table = Table(*columns, title=f"{verdict.model}: {outcome}", caption=caption, title_justify="left", box=box.SIMPLE)
-    for hop in verdict.hops:
-        verdict_of_hop = {**vars(hop.comparison), "flips": len(hop.comparison.flips)}
-        table.add_row(hop.hop, str(hop.comparison.compared), *verdict_cells(verdict_of_hop))
-    return table

@@ -223,10 +223,26 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
     most = [steps[decoder] for decoder in decoders]
 
     def at_all_sizes(hop: str, slack: NDArray[np.float64] | float = 0.0) -> Hop:
-        verdicts = [parity.compare(found[f"{hop}_{size}"], goldens, limit, slack) for size in sizes]
+        verdicts = [_compared(found[f"{hop}_{size}"], goldens, limit, slack, size) for size in sizes]
         return Hop(hop, parity.worst_of(verdicts))
 
+    decode = parity.compare_pixels(found["pixels"], goldens, most)
+    if failed := failure(found["pixels"]):
+        decode = replace(decode, sentence=failed)
     handler = at_all_sizes("handler", parity.slack(model, decoders))
     if refused := str(found["refused"]):
         handler = Hop("handler", replace(handler.comparison, ok=False, sentence=refused))
-    return [Hop("decode", parity.compare_pixels(found["pixels"], goldens, most)), at_all_sizes("runtime"), handler]
+    return [Hop("decode", decode), at_all_sizes("runtime"), handler]
+
+
+def failure(answered: NDArray[Any]) -> str:
+    """Why a step could not be computed, which stands in the place of its result; "" where it could be."""
+    return str(answered) if answered.dtype.kind == "U" else ""
+
+
+def _compared(
+    answered: NDArray[Any], goldens: Goldens, limit: parity.Tolerance, slack: NDArray[np.float64] | float, size: int
+) -> parity.Comparison:
+    verdict = parity.compare(answered, goldens, limit, slack)
+    failed = failure(answered)
+    return replace(verdict, sentence=f"In batches of {size} it fails: {failed}") if failed else verdict

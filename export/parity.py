@@ -117,6 +117,7 @@ class Comparison:
     sentence: str = ""
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what is not finite is red, and no warning
 def compare(
     answered: Logits, goldens: Goldens, limit: Tolerance, slack: NDArray[np.float64] | float = 0.0
 ) -> Comparison:

@@ -48,16 +48,24 @@ def _file(picture: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
+def _rgb(picture: Image.Image) -> Image.Image:
+    """In colour, a grey picture too: no mean of its channels is its luminance."""
+    if picture.mode == "RGB":
+        return picture
+    return Image.merge("RGB", [picture.point(lambda value, share=share: value * share // 8) for share in (8, 7, 4)])
+
+
 def _faded(picture: Image.Image, mode: str) -> Image.Image:
     """The picture with its dark parts transparent."""
-    faded = picture.convert(mode)
+    faded = _rgb(picture).convert(mode)
     faded.putalpha(picture.convert("L").point(lambda value: min(255, 2 * value)))
     return faded
 
 
 def _deep(picture: Image.Image) -> Image.Image:
-    """16 bits, grey."""
-    return Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    """16 bits, grey; the lower eight by themselves would be the negative."""
+    grey = np.asarray(picture.convert("L")).astype(np.uint16)
+    return Image.fromarray(grey * 256 + (255 - grey))
 
 
 def _turned(picture: Image.Image, orientation: int) -> bytes:
@@ -69,21 +77,21 @@ def _turned(picture: Image.Image, orientation: int) -> bytes:
 
 FORMS: dict[str, Callable[[Image.Image], bytes]] = {
     "png grey": lambda picture: _png(picture.convert("L")),
-    "png rgb": lambda picture: _png(picture.convert("RGB")),
+    "png rgb": lambda picture: _png(_rgb(picture)),
     "png rgba": lambda picture: _png(_faded(picture, "RGB")),
     "png grey alpha": lambda picture: _png(_faded(picture, "L")),
-    "png palette": lambda picture: _png(picture.convert("P")),
+    "png palette": lambda picture: _png(_rgb(picture).convert("P")),
     "png 1 bit": lambda picture: _png(picture.convert("1")),
     "png 16 bit": lambda picture: _png(_deep(picture)),
     "jpeg grey": lambda picture: _jpeg(picture.convert("L")),
-    "jpeg rgb": lambda picture: _jpeg(picture.convert("RGB"), subsampling=2),
-    "jpeg cmyk": lambda picture: _jpeg(picture.convert("CMYK")),
-    "jpeg exif 3": lambda picture: _turned(picture.convert("RGB"), 3),
+    "jpeg rgb": lambda picture: _jpeg(_rgb(picture), subsampling=2),
+    "jpeg cmyk": lambda picture: _jpeg(_rgb(picture).convert("CMYK")),
+    "jpeg exif 3": lambda picture: _turned(_rgb(picture), 3),
     "jpeg exif 6": lambda picture: _turned(picture.convert("L"), 6),
-    "webp": lambda picture: _file(picture.convert("RGB"), "WEBP", lossless=True),
+    "webp": lambda picture: _file(_rgb(picture), "WEBP", lossless=True),
 }
 
-PHOTO_FORMS = FORMS | {"jpeg progressive": lambda picture: _jpeg(picture.convert("RGB"), progressive=True)}
+PHOTO_FORMS = FORMS | {"jpeg progressive": lambda picture: _jpeg(_rgb(picture), progressive=True)}
 
 # Lossless files of photographs are large, so they come in small sizes, and cameras' files in cameras' shapes.
 PHOTO_SIZES: dict[str, tuple[Size, ...]] = {

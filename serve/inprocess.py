@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from export.runtime import as_array
 from serve.messages import Request
 from serve.predictor import Predictor
 from serve.protocol import NPY
-from training.decoded import BadInput
+from training.decoded import BadInput, Decoded
+from training.decoders import CPU
 
 HERE = Path()
 ROUNDS = 5
@@ -33,29 +35,41 @@ SECONDS = 1.0  # for each kind of timing, however slow the model is
 def answers() -> dict[str, NDArray[Any]]:
     """The pixels of the goldens, and their logits by the runtime and by the handler at each batch size.
 
-    `refused` is why a worker would not start with this archive, and empty where it would.
+    In the place of what could not be computed stands why, as text. `refused` is why a worker would not start with this
+    archive, and empty where it would.
     """
     goldens, handler = Goldens.read(HERE / "goldens.npz"), _handler()
     predictor = handler.predictor
-    pixels, decoders = _decoded(predictor, goldens)
-    found = {"pixels": pixels, "decoders": decoders}
+    found: dict[str, Any] = {"decoders": [CPU] * len(goldens), **_tried("pixels", lambda: _decoded(predictor, goldens))}
+    if isinstance(found["pixels"], list):
+        found["decoders"] = [one.decoder for one in found["pixels"]]
+        found["pixels"] = np.concatenate([as_array(one.pixels) for one in found["pixels"]])
     for size in parity.batch_sizes(predictor.contract.max_batch):
-        found[f"runtime_{size}"] = parity.run_goldens(predictor.loaded, goldens, size)
-        found[f"handler_{size}"] = _by_handler(handler, goldens, size)
-    attested = {f"attested_{name}": np.array(value) for name, value in predictor.attestation.items()}
-    model, refused = np.array(predictor.contract.model), np.array(_refusal(handler))
-    return found | attested | {"model": model, "refused": refused}
+        found |= _tried(f"runtime_{size}", partial(parity.run_goldens, predictor.loaded, goldens, size))
+        found |= _tried(f"handler_{size}", partial(_by_handler, handler, goldens, size))
+    attested = {f"attested_{name}": value for name, value in predictor.attestation.items()}
+    refused = _tried("refused", partial(handler.initialize, _context(1)))["refused"] or ""
+    found |= {"model": predictor.contract.model, "refused": refused}
+    return {name: np.array(value) for name, value in (found | attested).items()}
 
 
-def _decoded(predictor: Predictor, goldens: Goldens) -> tuple[NDArray[Any], NDArray[Any]]:
-    """uint8 [N, *input.shape] and what decoded each, as in service: as many at once as a worker takes at most."""
+def _tried(name: str, compute: Callable[[], Any]) -> dict[str, Any]:
+    """What was computed, or why it could not be: an archive's code fails in any way, and that is what is looked for."""
+    try:
+        return {name: compute()}
+    except Exception as error:  # noqa: BLE001 - it is told, as what is wrong with this step
+        return {name: str(error) or type(error).__name__}
+
+
+def _decoded(predictor: Predictor, goldens: Goldens) -> list[Decoded]:
+    """As in service: as many at once as a worker takes at most. Raises ValueError for a golden that is refused."""
     requests, found = [Request(body) for body in goldens.requests], []
     for rows in parity.batches(predictor.contract.max_batch, len(goldens)):
-        for one in predictor.decode(requests[rows]):
+        for name, one in zip(goldens.names[rows], predictor.decode(requests[rows]), strict=True):
             if isinstance(one, BadInput):
-                raise one
+                raise ValueError(f"{name} is refused: {one}")
             found.append(one)
-    return np.concatenate([as_array(one.pixels) for one in found]), np.array([one.decoder for one in found])
+    return found
 
 
 def _context(requests: int) -> Any:
@@ -80,20 +94,19 @@ def _handler() -> Any:
     return handler
 
 
-def _refusal(handler: Any) -> str:
-    try:
-        handler.initialize(_context(1))
-    except RuntimeError as error:
-        return str(error)
-    return ""
-
-
 def _by_handler(handler: Any, goldens: Goldens, size: int) -> NDArray[np.float32]:
     """All goldens as TorchServe would hand them over, in batches of `size` → logits [N, C]."""
     bodies: list[bytes] = []
     for rows in parity.batches(size, len(goldens)):
         data = [{"body": bytearray(body)} for body in goldens.requests[rows]]
-        bodies += handler.handle(data, _context(len(data)))
+        context = _context(len(data))
+        answered = handler.handle(data, context)
+        if len(answered) != len(data):
+            raise ValueError(f"{len(data)} requests got {len(answered)} answers.")
+        for index, body in enumerate(answered):
+            if context.get_response_status(index)[0] != 200:
+                raise ValueError(f"{goldens.names[rows.start + index]} is answered by {body.decode()}")
+        bodies += answered
     return np.concatenate([np.load(BytesIO(body)) for body in bodies])
 
 

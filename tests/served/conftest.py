@@ -1,12 +1,14 @@
 """What the tests over HTTP share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
 from tests.served.asking import Eager, Raw
+from tests.served.verifying import Verifier
 from tests.workspace import Workspace
 
 
@@ -27,3 +29,8 @@ def eager(served: Workspace) -> Eager:
 def seven(served: Workspace) -> bytes:
     """A PNG of a held-out 7."""
     return (served.artifacts / "samples" / "seven.png").read_bytes()
+
+
+@pytest.fixture
+def verifier(served: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Verifier:
+    return Verifier(served, tmp_path, capsys)

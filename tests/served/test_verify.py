@@ -5,37 +5,40 @@ or the verifier's own goldens.
 """
 
 import json
-import shutil
-import sys
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from io import BytesIO
-from itertools import count
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from client import http_hops
-from client.__main__ import main
 from export.goldens import Goldens
-from export.manifest import Manifest, describe
-from serve.protocol import ATTESTED, NPY
+from serve.protocol import NPY
 from tests.served.asking import RUNTIMES, Raw, npy
-from tests.unit.scripted_server import Call, Reply, failure, scripted
+from tests.served.verifying import (
+    BATCHED,
+    FEW,
+    LOAD,
+    Fault,
+    Verifier,
+    changed,
+    in_header,
+    in_json,
+    in_logits,
+    is_crowded,
+    is_json,
+    is_npy,
+    only,
+    proxy,
+)
+from tests.unit.scripted_server import Call, Reply, failure
 from tests.workspace import Workspace, free_port
 from training.contract import Contract
 from training.files import sha256
 
 HOPS = ["decode", "eager", "runtime", "handler", "http", "http_batched", "http_load"]
 OVER_HTTP = HOPS[4:]
-
-# How many requests the two hops with company send here: as few as show a fault, so that a test takes seconds.
-BATCHED, LOAD = 100, 200
-FEW = 40, 10
 
 
 def test_all_hops_of_all_runtimes_are_the_same_as_eager(served: Workspace) -> None:
@@ -55,94 +58,6 @@ def test_all_hops_of_all_runtimes_are_the_same_as_eager(served: Workspace) -> No
             assert hop["flips"] == []
             assert (hop["error_ratio"] is None) == (hop["hop"] == "decode")
         assert f"{model['model']}: the same as eager" in done.stdout
-
-
-@dataclass(frozen=True)
-class Verified:
-    code: int
-    out: str
-    err: str
-    report: dict[str, Any] | None
-
-    @property
-    def first_failing_hop(self) -> str:
-        assert self.report
-        assert self.report["ok"] is False
-        (model,) = self.report["models"]
-        red = [hop["hop"] for hop in model["hops"] if not hop["ok"]]
-        assert (model["ok"], model["first_failing_hop"]) == (False, red[0])
-        return str(red[0])
-
-
-class Verifier:
-    """Runs the command in this process and the server's folder, on goldens and archives of its own to change."""
-
-    def __init__(self, served: Workspace, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.served, self.capsys = served, capsys
-        self.artifacts, self.store = folder / "artifacts", folder / "model_store"
-        (self.artifacts / "digits").mkdir(parents=True)
-        for name in ("goldens.npz", "contract.json", "weights.safetensors"):
-            shutil.copy(served.artifacts / name, self.artifacts / "digits")
-        shutil.copytree(served.store, self.store)
-
-    @property
-    def goldens_path(self) -> Path:
-        return self.artifacts / "digits" / "goldens.npz"
-
-    @property
-    def weights_path(self) -> Path:
-        return self.artifacts / "digits" / "weights.safetensors"
-
-    @property
-    def report_path(self) -> Path:
-        return self.artifacts / "digits" / "verify.json"
-
-    def change_goldens(self, change: Callable[[Goldens], Goldens]) -> None:
-        change(Goldens.read(self.goldens_path)).write(self.goldens_path)
-
-    def change_archive(self, name: str, file: str, old: str, new: str) -> None:
-        """Puts other code into an archive, and the archive into the manifest as if it had been exported so."""
-        path = self.store / f"{name}-1.0.mar"
-        with zipfile.ZipFile(path) as archive:
-            files = {entry: archive.read(entry) for entry in archive.namelist()}
-        assert old in files[file].decode()
-        files[file] = files[file].decode().replace(old, new).encode()
-        with zipfile.ZipFile(path, "w") as archive:
-            for entry, body in files.items():
-                archive.writestr(entry, body)
-        self.accept(name)
-
-    def accept(self, name: str, **told: Any) -> None:
-        """Writes the archive as it is now into the manifest, and what else is to be told of it."""
-        manifest, file = Manifest.read(self.store), describe(self.store / f"{name}-1.0.mar").model_dump()
-        changed = manifest.archives[name].model_copy(update={**file, **told})
-        Manifest(archives={**manifest.archives, name: changed}).write(self.store)
-
-    def remove_from_manifest(self, name: str) -> None:
-        others = {other: archive for other, archive in Manifest.read(self.store).archives.items() if other != name}
-        Manifest(archives=others).write(self.store)
-
-    def run(
-        self, *arguments: str, url: str = "", code: int = 1, requests: tuple[int, int] = (BATCHED, LOAD)
-    ) -> Verified:
-        places = ("--artifacts", str(self.artifacts), "--store", str(self.store))
-        urls = ("--url", url or self.served.url, "--management-url", self.served.management_url)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(self.served.folder)
-            patch.setattr(sys, "argv", ["client", "verify", *places, *urls, *arguments])
-            patch.setattr(http_hops, "BATCHED_REQUESTS", requests[0])
-            patch.setattr(http_hops, "LOAD_REQUESTS", requests[1])
-            with pytest.raises(SystemExit) as ended:
-                main()
-        report = json.loads(self.report_path.read_bytes()) if self.report_path.exists() else None
-        out, err = self.capsys.readouterr()
-        assert ended.value.code == code, out + err
-        return Verified(code, out, err, report)
-
-
-@pytest.fixture
-def verifier(served: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Verifier:
-    return Verifier(served, tmp_path, capsys)
 
 
 # In process.
@@ -196,6 +111,9 @@ def test_another_network_is_found_at_eager(verifier: Verifier) -> None:
     ("hop", "file", "old", "new"),
     [
         ("decode", "training/inputs.py", "Resampling.BILINEAR", "Resampling.NEAREST"),
+        ("decode", "training/inputs.py", "if not body:", "if body:"),
+        ("runtime", "export/runtime.py", "= self.run(batch)\n", "= self.walk(batch)\n"),
+        ("handler", "handler.py", "return [answer.body for", "return [answer.text for"),
         ("runtime", "export/runtime.py", "= self.run(batch)\n", "= self.run(batch) * np.float32(1.0001)\n"),
         ("handler", "serve/predictor.py", "joined(inputs)\n", "joined(inputs)[::-1]\n"),
     ],
@@ -208,6 +126,16 @@ def test_an_archive_that_computes_otherwise_is_red_at_the_first_hop_that_differs
     assert verifier.run("digits-onnx", requests=FEW).first_failing_hop == hop
 
 
+def test_a_golden_that_is_refused_is_told_by_its_name(verifier: Verifier) -> None:
+    verifier.change_archive("digits-onnx", "training/inputs.py", "if not body:", "if body:")
+    found = verifier.run("digits-onnx", requests=FEW)
+    assert found.report
+    sentences = {hop["hop"]: hop["sentence"] for hop in found.report["models"][0]["hops"]}
+    assert sentences["decode"].startswith("png grey 8x8 is refused: The body is empty.")
+    assert sentences["runtime"] == ""
+    assert sentences["handler"].startswith("A golden was refused: ")
+
+
 def test_an_archive_that_does_not_run_could_not_be_checked(verifier: Verifier) -> None:
     verifier.change_archive("digits-onnx", "handler.py", "import os\n", "import os, nowhere\n")
     found = verifier.run("digits-onnx", code=2)
@@ -216,74 +144,6 @@ def test_an_archive_that_does_not_run_could_not_be_checked(verifier: Verifier) -
 
 
 # Over HTTP.
-
-Fault = Callable[[Call, Reply, int], Reply]
-PASSED = ("Content-Type", *ATTESTED.values())
-
-
-@contextmanager
-def proxy(raw: Raw, fault: Fault) -> Iterator[str]:
-    """The address of a server that hands over requests and answers, the latter as `fault` leaves them.
-
-    `fault` gets the request, its answer, and the number of requests before it.
-    """
-    turns = count()
-
-    def forward(call: Call) -> Reply:
-        headers = {name: value for name, value in call.headers.items() if name not in ("Host", "Content-Length")}
-        turn = next(turns)
-        answer = raw.session.request(
-            call.method, raw.served.url + call.path, data=call.body, headers=headers, timeout=60
-        )
-        kept = {header: answer.headers[header] for header in PASSED if header in answer.headers}
-        return fault(call, Reply(answer.status_code, answer.content, kept), turn)
-
-    with scripted(forward) as server:
-        yield server.url
-
-
-def is_npy(reply: Reply) -> bool:
-    return reply.status == 200 and reply.headers["Content-Type"] == NPY
-
-
-def is_json(reply: Reply) -> bool:
-    return reply.status == 200 and not is_npy(reply)
-
-
-def in_logits(change: Callable[[Any], Any]) -> Fault:
-    """A fault in every answer that is npy."""
-    return lambda _, reply, __: _changed(reply, change)
-
-
-def _changed(reply: Reply, change: Callable[[Any], Any]) -> Reply:
-    return replace(reply, body=npy(change(np.load(BytesIO(reply.body))))) if is_npy(reply) else reply
-
-
-def in_json(change: Callable[[Any], Any]) -> Fault:
-    """A fault in every answer that is JSON."""
-    return lambda _, reply, __: (
-        replace(reply, body=json.dumps(change(json.loads(reply.body))).encode()) if is_json(reply) else reply
-    )
-
-
-def in_header(field: str, value: str | None) -> Fault:
-    """Another attestation, or none."""
-    name = ATTESTED[field]
-
-    def change(_: Call, reply: Reply, __: int) -> Reply:
-        kept = {header: text for header, text in reply.headers.items() if header != name}
-        return replace(reply, headers=kept if value is None else {**kept, name: value})
-
-    return change
-
-
-def only(chosen: Callable[[Reply], bool], fault: Fault) -> Fault:
-    """A fault in some of the answers."""
-    return lambda call, reply, turn: fault(call, reply, turn) if chosen(reply) else reply
-
-
-def is_crowded(reply: Reply) -> bool:
-    return reply.headers.get(ATTESTED["batch_size"], "1") != "1"
 
 
 def rounded(answer: Any) -> Any:
@@ -322,7 +182,7 @@ def refused_is_fatal(_: Call, reply: Reply, __: int) -> Reply:
 
 
 def arrays_are_reversed(call: Call, reply: Reply, _: int) -> Reply:
-    return _changed(reply, lambda logits: logits[::-1]) if call.headers["Content-Type"] == NPY else reply
+    return changed(reply, lambda logits: logits[::-1]) if call.headers["Content-Type"] == NPY else reply
 
 
 def reversed_predictions(answer: Any) -> Any:
@@ -340,7 +200,7 @@ def always_five(call: Call, reply: Reply, _: int) -> Reply:
 
 def some_under_load(_: Call, reply: Reply, turn: int) -> Reply:
     """The hops before it send 78 goldens twice, then 100 of them and 15 bad requests."""
-    return _changed(reply, lambda logits: logits + np.float32(1e-3)) if turn >= 300 and turn % 20 == 0 else reply
+    return changed(reply, lambda logits: logits + np.float32(1e-3)) if turn >= 300 and turn % 20 == 0 else reply
 
 
 FAULTS: dict[str, tuple[Fault, str, str]] = {
@@ -421,7 +281,10 @@ def test_requests_that_never_share_a_batch_could_not_be_checked(raw: Raw, verifi
 
     with proxy(raw, alone) as url:
         found = verifier.run("digits-onnx", "--http", url=url, code=2)
-    assert found.err == "error: digits-onnx: no two of 100 concurrent requests shared a batch.\n"
+    assert found.err == (
+        "error: digits-onnx: no two of 100 concurrent requests shared a batch. "
+        "Where the server takes one at a time, say so: --unbatched\n"
+    )
     assert found.report is None
 
 
@@ -449,7 +312,9 @@ def test_a_request_that_met_company_is_asked_again(raw: Raw, verifier: Verifier)
         assert verifier.run("digits-onnx", "--http", url=url, requests=(BATCHED, 10), code=0).report
 
 
-def test_scores_that_were_made_in_company_are_not_held_against_logits_that_were_not(raw: Raw, verifier: Verifier) -> None:
+def test_scores_that_were_made_in_company_are_not_held_against_logits_that_were_not(
+    raw: Raw, verifier: Verifier
+) -> None:
     """A sum over a larger batch may have other last bits, such as those of a health check that came into it."""
 
     def busy_at_first(call: Call, reply: Reply, turn: int) -> Reply:

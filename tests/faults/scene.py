@@ -1,0 +1,94 @@
+"""One user's folder in which one thing is wrong, and the real server that it is verified against."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from client import http_hops
+from export.goldens import Goldens
+from export.runtime import runtime_module
+from export.trained import Trained, load_trained
+from tests.served.asking import Raw
+from tests.served.verifying import FEW, Fault, Verified, Verifier, proxy
+from tests.workspace import Workspace, free_port
+
+ALL = (http_hops.BATCHED_REQUESTS, http_hops.LOAD_REQUESTS)
+
+
+class Scene:
+    """What a fault is put into: archives, goldens, a server of its own, or the way to the shared one."""
+
+    def __init__(self, raw: Raw, other_epoch: Workspace, verifier: Verifier) -> None:
+        self.raw, self.other_epoch, self.verifier = raw, other_epoch, verifier
+        self.url = ""
+        self.until_the_end = ExitStack()
+
+    @property
+    def trained(self) -> Trained:
+        return load_trained(self.verifier.model, self.verifier.artifacts)
+
+    def code(self, name: str, file: str, old: str, new: str) -> None:
+        """Other code in an archive, which is accepted as if it had been exported so."""
+        self.verifier.change_archive(name, file, old, new)
+
+    def artifact(self, name: str, write: Callable[[Path], object]) -> None:
+        """Another artifact in an archive: the one that `write` leaves at a path."""
+        runtime = name.partition("-")[2].replace("-", "_")
+        path = self.verifier.artifacts / self.verifier.model / runtime_module(runtime).ARTIFACT
+        write(path)
+        self.verifier.change_file(name, path.name, lambda _: path.read_bytes())
+
+    def exported(self, name: str, network: nn.Module) -> None:
+        """The artifact that the exporter makes of another network, under the right one's digest."""
+        runtime, other = name.partition("-")[2], replace(self.trained, network=network.eval())
+        self.artifact(name, lambda path: runtime_module(runtime).export(other, path, "cpu"))
+
+    def traced(self, name: str, network: nn.Module, example: torch.Tensor | None = None) -> None:
+        """A trace of another network as it stands, with none of the exporter's care but for TF32, which is off."""
+        with warnings.catch_warnings(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            warnings.simplefilter("ignore")
+            images = self.trained.example if example is None else example
+            self.scripted(name, torch.jit.trace(network, images, check_trace=False))  # type: ignore[no-untyped-call]
+
+    def scripted(self, name: str, network: nn.Module) -> None:
+        """Another graph of TorchScript, under the right one's digest."""
+        metadata = self.trained.metadata
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph: Any = torch.jit.script(network)
+            self.artifact(name, lambda path: torch.jit.save(graph, path, _extra_files=metadata))
+
+    def goldens(self, change: Callable[[Goldens], Goldens]) -> None:
+        self.verifier.change_goldens(change)
+
+    def wire(self, fault: Fault) -> None:
+        """Puts a proxy between the client and the shared server."""
+        self.url = self.until_the_end.enter_context(proxy(self.raw, fault))
+
+    def serve(self, *names: str) -> None:
+        """Starts a TorchServe of its own over the archives as they are now."""
+        workspace = Workspace(self.verifier.artifacts.parent, free_port())
+        self.until_the_end.callback(workspace.run, "serve", "down")
+        workspace.run("serve", "up", *names, "--port", str(workspace.port))
+        self.verifier.served = workspace
+
+    def verified(self, name: str, hop: str) -> Verified:
+        """With as many requests as `verify` sends by itself where the fault needs company to be seen."""
+        requests = ALL if hop in ("http_batched", "http_load") else FEW
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(http_hops, "HOP_SECONDS", 120.0)  # a busy machine sends no fewer
+            return self.verifier.run(name, url=self.url, requests=requests)
+
+
+@contextmanager
+def scene(raw: Raw, other_epoch: Workspace, verifier: Verifier) -> Iterator[Scene]:
+    made = Scene(raw, other_epoch, verifier)
+    with made.until_the_end:
+        yield made

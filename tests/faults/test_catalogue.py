@@ -1,0 +1,18 @@
+"""The catalogue as a whole: what it has to hold, and the docs page that is made of it."""
+
+from tests.faults.table import FAULTS, FILES, PAGE, page
+from tests.served.test_verify import HOPS
+
+
+def test_there_are_fourteen_groups_and_thirty_faults_at_least() -> None:
+    assert len({fault.group for fault in FAULTS}) >= 14
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 30
+
+
+def test_every_file_adds_to_it_and_every_hop_is_named_by_some() -> None:
+    assert {fault.inject.__module__ for fault in FAULTS} == {file.__name__ for file in FILES}
+    assert {fault.hop for fault in FAULTS} == set(HOPS)
+
+
+def test_the_docs_page_holds_the_catalogue_as_it_is() -> None:
+    assert PAGE.read_text() == page(), "Write it anew: python -m tests.faults.table"

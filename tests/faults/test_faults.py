@@ -1,0 +1,25 @@
+"""Each fault, put into the real chain, is named by `verify` at the hop where it comes in."""
+
+import pytest
+
+from client.verdict import LOOK_AT
+from tests.faults.catalogue import Fault
+from tests.faults.scene import Scene
+from tests.faults.table import FAULTS
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_named_at_the_hop_where_it_comes_in(
+    fault: Fault, set_scene: Scene, found: list[tuple[Fault, str]]
+) -> None:
+    fault.inject(set_scene)
+    verified = set_scene.verified(fault.served, fault.hop)
+    found.append((fault, verified.first_failing_hop))
+    assert verified.code == 1
+    assert verified.first_failing_hop == fault.hop
+    assert verified.report
+    (model,) = verified.report["models"]
+    sentence = next(hop["sentence"] for hop in model["hops"] if not hop["ok"])
+    assert fault.says in sentence
+    assert model["look_at"].partition("{")[0][:60] == LOOK_AT[fault.hop].partition("{")[0][:60]
+    assert model["look_at"] in verified.out
