@@ -1,12 +1,14 @@
-"""`python -m export MODEL`."""
+"""`python -m export MODEL`, and `python -m export bisect MODEL`."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from export import bisect
 from export.archive import archive_name
 from export.on_torch import check_device
 from export.parity import decoding, unmeasured
@@ -96,4 +98,8 @@ def _runtimes(model: str, asked: list[str] | None, device: str, console: Console
 
 
 if __name__ == "__main__":
-    run(app)
+    if sys.argv[1:2] == ["bisect"]:
+        del sys.argv[1]
+        run(bisect.app)
+    else:
+        run(app)

@@ -46,7 +46,7 @@ def export(trained: "Trained", path: Path, _: str) -> None:
 
 
 def load(path: Path, device: str, threads: int) -> Loaded:
-    session = _session(path, device, threads)
+    session = open_session(path, device, threads)
     metadata = session.get_modelmeta().custom_metadata_map
     contract = Contract.from_json(metadata[CONTRACT])
     return Loaded(
@@ -107,7 +107,7 @@ def _out_of_memory() -> Iterator[None]:
         raise OutOfMemory(str(error)) from None
 
 
-def _session(path: Path, device: str, threads: int) -> "onnxruntime.InferenceSession":
+def open_session(path: Path, device: str, threads: int) -> "onnxruntime.InferenceSession":
     """A session that runs every node on `device`, or ValueError.
 
     ONNX Runtime by itself falls back to the CPU, for the session or for single nodes, and computes with TF32 on CUDA.

@@ -38,7 +38,7 @@ def export(trained: "Trained", path: Path, device: str) -> None:
         network = network.to(memory_format=torch.channels_last)
     place = next((weight.device for weight in network.parameters()), torch.device("cpu"))
     example = trained.example.to(place)
-    with _deprecated(), _strict_tracer(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with deprecated(), _strict_tracer(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         graph = torch.jit.freeze(torch.jit.trace(network, example))  # type: ignore[no-untyped-call]
         stream = BytesIO()  # torch itself aborts the process when it can't write to a file
         torch.jit.save(graph, stream, _extra_files=trained.metadata)
@@ -49,7 +49,7 @@ def load(path: Path, device: str, threads: int) -> Loaded:
     """Raises ValueError for a graph that would compute with TF32 where that is switched off."""
     tf32 = prepare(device, threads)
     metadata: dict[str, Any] = {CONTRACT: b"", WEIGHTS: b""}
-    with _deprecated():
+    with deprecated():
         graph = torch.jit.load(path, map_location=device, _extra_files=metadata)  # type: ignore[no-untyped-call]
     code = graph.inlined_graph
     if any(list(node.inputs())[-1].toIValue() for node in code.findAllNodes("aten::_convolution")):
@@ -80,7 +80,7 @@ def _strict_tracer() -> Iterator[None]:
 
 
 @contextmanager
-def _deprecated() -> Iterator[None]:
+def deprecated() -> Iterator[None]:
     """torch says of each function of `torch.jit` that it is deprecated; this file's first line says it too."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):

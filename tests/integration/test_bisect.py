@@ -1,0 +1,325 @@
+"""Bisect: a fault that was put into an artifact is named by its layer, and a healthy artifact has none."""
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from export import parity
+from export.bisect import WALKS, app
+from export.goldens import Goldens
+from export.layers import Layers, compare_layers
+from export.pipeline import make_goldens
+from export.runtime import runtime_module
+from export.trained import Trained, load_trained
+from export.walks import walk_network
+from tests.workspace import Workspace, free_port
+from training import weights
+from training.commands import run
+from training.files import sha256
+
+CAPTURED = ("onnx", "torchscript")
+
+per_captured = pytest.mark.parametrize("runtime", CAPTURED)
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    error: str
+
+
+Bisect = Callable[..., Done]
+
+
+@pytest.fixture
+def workspace(exported: Workspace, tmp_path: Path) -> Workspace:
+    """To be changed."""
+    return exported.copy_to(tmp_path / "workspace")
+
+
+@pytest.fixture
+def bisect(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bisect:
+    """`python -m export bisect digits --runtime …` in `workspace`, in this process, where torch is loaded already."""
+    monkeypatch.chdir(workspace.folder)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def command(runtime: str, *arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["bisect", "digits", "--runtime", runtime, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            run(app)
+        captured = capsys.readouterr()
+        return Done(int(ended.value.code or 0), captured.out, captured.err)
+
+    return command
+
+
+def trained_in(workspace: Workspace) -> Trained:
+    return load_trained("digits", workspace.folder / "artifacts")
+
+
+def artifact_of(workspace: Workspace, runtime: str) -> Path:
+    return workspace.artifacts / runtime_module(runtime).ARTIFACT
+
+
+def export_faulty(workspace: Workspace, runtime: str, spoil: Callable[[nn.Module], object]) -> None:
+    """In place of the artifact, one of a network that was spoiled, which says that it is of the right weights."""
+    trained = trained_in(workspace)
+    network = copy.deepcopy(trained.network)
+    with torch.no_grad():
+        spoil(network)
+    runtime_module(runtime).export(replace(trained, network=network), artifact_of(workspace, runtime), "cpu")
+
+
+def first_of(done: Done) -> str:
+    """The layer and the operation that are named."""
+    assert done.code == 1, done.out + done.error
+    [line] = [line for line in done.out.splitlines() if line.startswith("The first layer that differs is ")]
+    return line.removeprefix("The first layer that differs is ").partition(", [")[0] + ")"
+
+
+@pytest.mark.parametrize("runtime", ["eager", *CAPTURED])
+def test_no_layer_of_a_healthy_artifact_differs(bisect: Bisect, runtime: str) -> None:
+    done = bisect(runtime)
+    assert done.code == 0, done.out
+    assert "No layer differs, and the logits are eager's within the limit.\n" in done.out
+    assert "differs " not in done.out.replace("No layer differs", "")
+    steps = 14 if runtime == "eager" else 13  # dropout is in no graph that was captured for answers
+    assert f"{steps} of 14 steps compared" in done.out
+
+
+def test_it_is_a_command_of_export(exported: Workspace) -> None:
+    done = exported.run("export", "bisect", "digits", "--runtime", "onnx")
+    assert "model.onnx on cpu beside eager: 13 of 14 steps compared" in done.stdout
+
+
+@per_captured
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_changed_constant_is_named(bisect: Bisect, workspace: Workspace, runtime: str, name: str) -> None:
+    export_faulty(workspace, runtime, lambda network: network.get_buffer(name).add_(1e-5))
+    assert first_of(bisect(runtime)) == {"mean": "mean (sub)", "std": "std (div)"}[name]
+
+
+@per_captured
+def test_swapped_constants_are_named(bisect: Bisect, workspace: Workspace, runtime: str) -> None:
+    def swap(network: nn.Module) -> None:
+        mean, std = network.get_buffer("mean"), network.get_buffer("std")
+        network.register_buffer("mean", std, persistent=False)
+        network.register_buffer("std", mean, persistent=False)
+
+    export_faulty(workspace, runtime, swap)
+    done = bisect(runtime)
+    assert first_of(done) == "mean (sub)"
+    assert "The first layer that differs is mean (sub, [78, 1, 28, 28]): " in done.out
+
+
+def test_the_file_on_disk_is_looked_at(bisect: Bisect, workspace: Workspace) -> None:
+    model = onnx.load(artifact_of(workspace, "onnx"))
+    [bias] = [tensor for tensor in model.graph.initializer if tensor.name == "hidden.bias"]
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias)[::-1].copy(), bias.name))
+    onnx.save(model, artifact_of(workspace, "onnx"))
+    assert first_of(bisect("onnx")) == "hidden (linear)"
+    assert bisect("torchscript").code == 0
+
+
+@per_captured
+def test_dropout_that_is_still_active_is_named(
+    bisect: Bisect, workspace: Workspace, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tracer notices it, unless its check is switched off."""
+    monkeypatch.setattr(torch.jit, "trace", partial(torch.jit.trace, check_trace=False))
+    export_faulty(workspace, runtime, lambda network: network.get_submodule("dropout").train())
+    assert first_of(bisect(runtime)) == "dropout (dropout)"
+
+
+@pytest.fixture(scope="module")
+def first_epoch(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    """The network after one epoch."""
+    workspace = Workspace(tmp_path_factory.mktemp("first_epoch"), free_port())
+    workspace.run("training", "digits", "--epochs", "1")
+    return trained_in(workspace).network
+
+
+@pytest.mark.parametrize("runtime", ["eager", *CAPTURED])
+def test_a_layer_with_another_epochs_weights_is_named(
+    bisect: Bisect, workspace: Workspace, runtime: str, first_epoch: nn.Module
+) -> None:
+    def go_back(network: nn.Module) -> None:
+        network.get_parameter("conv2.weight").copy_(first_epoch.get_parameter("conv2.weight"))
+
+    if runtime == "eager":  # its artifact is weights
+        network, contract = weights.read(artifact_of(workspace, "eager"))
+        with torch.no_grad():
+            go_back(network)
+        weights.write(artifact_of(workspace, "eager"), network, contract)
+    else:
+        export_faulty(workspace, runtime, go_back)
+    done = bisect(runtime)
+    assert first_of(done) == "conv2 (convolution)"
+    assert ("says that it was made from other weights" in done.out) == (runtime == "eager")
+
+
+class Half(nn.Module):
+    """A layer in float16."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = copy.deepcopy(layer).half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x.half()).float()
+        return found
+
+
+def enlarge(workspace: Workspace) -> None:
+    """The second convolution's results become 4,096 times as large, and the next layer undoes it, to the bit."""
+    path = workspace.artifacts / "weights.safetensors"
+    network, contract = weights.read(path)
+    with torch.no_grad():
+        for name, factor in (("conv2.weight", 4096), ("conv2.bias", 4096), ("hidden.weight", 1 / 4096)):
+            network.get_parameter(name).mul_(factor)
+    weights.write(path, network, contract)
+    metrics = workspace.artifacts / "metrics.json"
+    metrics.write_text(json.dumps({**json.loads(metrics.read_bytes()), "weights_sha256": sha256(path)}))
+
+
+@per_captured
+def test_a_layer_that_overflows_in_float16_is_named(bisect: Bisect, workspace: Workspace, runtime: str) -> None:
+    enlarge(workspace)
+    workspace.run("export", "digits", "--runtime", runtime, "--new-goldens")
+    assert bisect(runtime).code == 0
+    export_faulty(
+        workspace, runtime, lambda network: network.register_module("conv2", Half(network.get_submodule("conv2")))
+    )
+    done = bisect(runtime)
+    assert first_of(done) == "conv2 (convolution)"
+    assert ": inf instead of " in done.out or ": -inf instead of " in done.out
+
+
+class Normalised(nn.Module):
+    """uint8 [B, 28, 28, 1] → logits [B, 10], by way of a batch norm that exporters fold away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, kernel_size=5, stride=4)
+        self.norm = nn.BatchNorm2d(4)
+        self.again = nn.Conv2d(4, 4, kernel_size=1)
+        self.head = nn.Linear(4 * 6 * 6, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.permute(0, 3, 1, 2).to(self.head.weight.dtype) / 255  # [B, 1, 28, 28]
+        x = self.again(self.norm(self.conv(x)).relu()).relu()  # [B, 4, 6, 6]
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
+def layers_of(normalised: Trained, captured: nn.Module, runtime: str, path: Path) -> Layers:
+    """Those of a network as it is and as it was captured."""
+    goldens = make_goldens(normalised)
+    runtime_module(runtime).export(replace(normalised, network=captured), path, "cpu")
+    oracle = walk_network(copy.deepcopy(normalised.network).double())
+    row = parity.tolerance("digits", runtime, "float32", "cpu")
+    return compare_layers(walk_network(normalised.network), oracle, WALKS[runtime](path, "cpu", 1), goldens, row)
+
+
+@per_captured
+def test_a_batch_norm_is_named_when_it_takes_the_batchs_own_mean_and_not_when_it_was_folded(
+    exported: Workspace, tmp_path: Path, runtime: str
+) -> None:
+    torch.manual_seed(0)
+    network = Normalised().eval()
+    with torch.no_grad():
+        network.norm.running_mean.add_(0.1)
+        network.norm.weight.mul_(3)
+    trained = replace(trained_in(exported), network=network)
+    folded = layers_of(trained, network, runtime, tmp_path / "folded")
+    assert folded.first is None
+    assert "norm (normalisation)" in [f"{layer.name} ({layer.operation})" for layer in folded.layers]
+    assert "conv" not in [layer.name for layer in folded.layers]
+    training = copy.deepcopy(network)
+    training.norm.train()
+    live = layers_of(trained, training, runtime, tmp_path / "live")
+    assert live.first is not None
+    assert live.layers[live.first].name == "norm"
+    assert "conv" in [layer.name for layer in live.layers]
+
+
+def only_large_batches(path: Path) -> None:
+    """Adds 1 to the logits of a batch of more than 7."""
+    model = onnx.load(path)
+    model.graph.node[-1].output[0] = "right"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([7], np.int64), "seven"))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Shape", ["images"], ["size"], start=0, end=1),
+            onnx.helper.make_node("Greater", ["size", "seven"], ["large"]),
+            onnx.helper.make_node("Cast", ["large"], ["more"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Add", ["right", "more"], ["logits"]),
+        ]
+    )
+    onnx.save(model, path)
+
+
+def test_logits_that_differ_where_no_layer_does_are_a_difference(bisect: Bisect, workspace: Workspace) -> None:
+    only_large_batches(artifact_of(workspace, "onnx"))
+    done = bisect("onnx")
+    assert done.code == 1
+    assert "No layer differs, but the logits do: 78 of 78 differ" in done.out
+
+
+@per_captured
+def test_an_archive_is_looked_into_instead(bisect: Bisect, workspace: Workspace, runtime: str) -> None:
+    export_faulty(workspace, runtime, lambda network: network.get_buffer("std").mul_(2))
+    assert bisect(runtime).code == 1
+    assert bisect(runtime, "--archive", f"model_store/digits-{runtime}-1.0.mar").code == 0
+
+
+def refusals(workspace: Workspace) -> None:
+    (workspace.folder / "no.mar").write_text("no archive")
+    artifact_of(workspace, "onnx").unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["aoti"], "compiled code, which has no graph to walk. Bisect torchscript and onnx"),
+        (["aoti"], "The logits of model.pt2 are eager's within the limit."),
+        (["onnx"], "model.onnx is missing. Export it first"),
+        (["onnx", "--archive", "there/is.none"], "there/is.none is missing."),
+        (["onnx", "--archive", "no.mar"], "no.mar is no archive, or a damaged one."),
+        (["onnx", "--archive", "model_store/digits-eager-1.0.mar"], "holds no model.onnx."),
+        (["torchscript-bf16"], "model-bf16.pt is missing."),
+        (["tflite"], "There is no runtime 'tflite'."),
+    ],
+)
+def test_what_cannot_be_looked_at_is_a_sentence(
+    bisect: Bisect, workspace: Workspace, arguments: list[str], sentence: str
+) -> None:
+    refusals(workspace)
+    done = bisect(*arguments)
+    assert done.code == 2
+    assert done.error.startswith("error: ")
+    assert sentence in done.error
+    assert len(done.error.splitlines()) == 1
+
+
+def test_without_goldens_or_with_those_of_other_weights_nothing_is_looked_at(
+    bisect: Bisect, workspace: Workspace
+) -> None:
+    path = workspace.artifacts / "goldens.npz"
+    replace(Goldens.read(path), weights="other").write(path)
+    assert "was answered by other weights" in bisect("onnx").error
+    path.unlink()
+    assert "goldens.npz is missing. Export first: python -m export digits" in bisect("onnx").error
+    assert not path.exists()

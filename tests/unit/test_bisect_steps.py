@@ -1,0 +1,131 @@
+"""Which steps of two graphs are the same, and how far a layer may be off."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.goldens import Goldens
+from export.layers import Layers, compare_layers
+from export.parity import Tolerance
+from export.steps import Step, kind, same_steps
+from export.walks import Walk
+from training.decoded import Pixels
+
+Shape = tuple[int, ...]
+
+
+def steps(*names: str, shape: Shape = (2, 3)) -> list[Step]:
+    """A name that ends in "!" is a step with a constant."""
+    return [Step(name.rstrip("!"), np.zeros(shape, np.float32), name.endswith("!")) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "word"),
+    [
+        (("_convolution", "conv2d", "Conv"), "convolution"),
+        (("linear", "addmm", "Gemm", "MatMul"), "linear"),
+        (("relu", "relu_", "Relu"), "relu"),
+        (("batch_norm", "BatchNormalization"), "normalisation"),
+        (("_to_copy", "to_copy_"), "to_copy"),
+    ],
+)
+def test_an_operation_has_one_name_wherever_it_comes_from(names: tuple[str, ...], word: str) -> None:
+    assert {kind(name) for name in names} == {word}
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.data())
+def test_a_graph_that_lacks_some_steps_is_paired_as_far_as_it_goes(names: list[str], data: st.DataObject) -> None:
+    kept = data.draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names)))
+    fewer = [name for name, keep in zip(names, kept, strict=True) if keep]
+    pairs = same_steps(steps(*names), steps(*fewer))
+    assert [j for _, j in pairs] == [*range(len(fewer))]
+    assert [names[i] for i, _ in pairs] == fewer
+    assert pairs == sorted(pairs)
+
+
+def test_repeated_blocks_are_not_shifted_where_one_of_them_lacks_a_step() -> None:
+    block = ["convolution!", "relu", "dropout"]
+    fewer = block + ["convolution!", "relu"] + block * 4
+    paired = [i for i, _ in same_steps(steps(*block * 6), steps(*fewer))]
+    assert paired == [i for i in range(18) if i != 5]
+
+
+def test_steps_of_another_shape_are_no_pair() -> None:
+    assert same_steps(steps("relu"), steps("relu", shape=(2, 4))) == []
+
+
+@pytest.mark.parametrize("second", ["normalisation!", "add!"])
+def test_what_was_folded_into_a_step_is_compared_with_it(second: str) -> None:
+    first = "convolution!" if second == "normalisation!" else "linear!"
+    eager, folded = steps(first, second, "relu"), steps(first, "relu")
+    assert same_steps(eager, folded) == [(1, 0), (2, 1)]
+    assert same_steps(eager, eager) == [(0, 0), (1, 1), (2, 2)]
+    assert same_steps(folded, eager) == [(0, 1), (1, 2)]
+
+
+def test_a_sum_of_two_results_is_folded_into_nothing() -> None:
+    assert same_steps(steps("linear!", "add", "relu"), steps("linear!", "relu")) == [(0, 0), (2, 1)]
+
+
+GOLDENS = Goldens(
+    weights="w",
+    contract="c",
+    names=tuple("abcdef"),
+    requests=(b"",) * 6,
+    pixels=np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1),
+    logits=np.array([[2.0 + 1e-6]] * 6, np.float32),
+    oracle=np.full((6, 1), 2.0),
+)
+ROW = Tolerance(1e-5, 0, 0, "a test")
+ULP = 2**-23
+
+
+def constant(value: float, odd: float | None = None) -> Walk:
+    """Six inputs → 2 but for the fifth's, which is `odd`, with `value` added."""
+
+    def walk(pixels: Pixels) -> list[Step]:
+        found = np.full((len(pixels), 2), 2.0 + value)
+        if odd is not None:
+            found[pixels[:, 0, 0, 0] == 4, 1] = odd
+        return [Step("linear", found, True, "fc")]
+
+    return walk
+
+
+def compared(eager: Walk, artifact: Walk) -> Layers:
+    return compare_layers(eager, constant(0), artifact, GOLDENS, ROW)
+
+
+def test_a_layer_may_be_off_as_many_of_eagers_errors_as_the_row_grants_the_logits() -> None:
+    """Of the logits' error, 1e-6, the row's 1e-5 are ten."""
+    off = 3e-4
+    assert compared(constant(off), constant(off + 9 * off)).first is None
+    assert compared(constant(off), constant(off + 11 * off)).first == 0
+
+
+def test_a_layer_that_eager_computes_exactly_may_be_off_some_units_in_the_last_place() -> None:
+    assert compared(constant(0), constant(9 * ULP * 2)).first is None
+    assert compared(constant(0), constant(11 * ULP * 2)).first == 0
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 3.0])
+def test_the_worst_place_is_found_in_a_later_batch(odd: float) -> None:
+    [layer] = compared(constant(0), constant(0, odd)).layers
+    assert (layer.golden, layer.place, layer.shape) == (4, (1,), (6, 2))
+    assert (layer.here, str(layer.there)) == (2.0, str(odd))
+
+
+@pytest.mark.parametrize(("odd", "first"), [(-math.inf, None), (math.nan, 0)])
+def test_infinity_is_the_same_as_itself_and_nan_is_not(odd: float, first: int | None) -> None:
+    """Even where the oracle has it too."""
+    walk = constant(0, odd)
+    assert compare_layers(walk, walk, walk, GOLDENS, ROW).first == first
+
+
+def test_infinity_is_not_the_same_as_a_number_where_eager_has_overflowed_and_float64_has_not() -> None:
+    eager = constant(0, math.inf)
+    assert compared(eager, eager).first is None
+    assert compared(eager, constant(0, 2.0)).first == 0
