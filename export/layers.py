@@ -68,7 +68,7 @@ def compare_layers(eager: Walk, oracle: Walk, artifact: Walk, goldens: Goldens, 
     as rounding does, it is the row's at the logits, and it suits numbers of any size and rows of any precision.
     """
     grants = room(goldens, row) * _errors(eager, oracle, goldens)
-    parts = []
+    parts: list[list[Layer]] = []
     for rows in batches(BATCH, len(goldens)):
         ours, theirs = (walk(goldens.pixels[rows]) for walk in (eager, artifact))
         if not parts:
@@ -89,7 +89,8 @@ def _errors(eager: Walk, oracle: Walk, goldens: Goldens) -> NDArray[np.float64]:
     for rows in batches(BATCH, len(goldens)):
         steps = zip(eager(goldens.pixels[rows]), oracle(goldens.pixels[rows]), strict=True)
         found.append([max(_distance(here.value, exact.value).max(), _ulp(exact.value)) for here, exact in steps])
-    return np.max(found, axis=0)
+    largest: NDArray[np.float64] = np.array(found).max(axis=0)
+    return largest
 
 
 def _ulp(values: NDArray[np.float64]) -> float:

@@ -30,7 +30,8 @@ def walk_network(network: nn.Module, device: str = "cpu") -> Walk:
     path = _follow(watched)
 
     def walk(pixels: Pixels) -> list[Step]:
-        with torch.inference_mode(), _Record(watched, path) as record:
+        record = _Record(watched, path)
+        with torch.inference_mode(), record:
             watched(torch.from_numpy(pixels).to(device))
         return record.steps
 
@@ -139,11 +140,11 @@ def _step(name: str, result: Any, constant: bool, layer: str = "") -> Iterator[S
     yield Step(operation, value.detach().to("cpu", dtype, copy=True).numpy(), constant, layer)
 
 
-class _Record(TorchDispatchMode):
+class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operations that are called while it is entered, and in which module."""
 
     def __init__(self, network: nn.Module, path: deque[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
         self._path = path
         self._whole = type(network).__name__
