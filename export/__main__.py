@@ -1,15 +1,16 @@
-"""`python -m export MODEL`, and `python -m export bisect MODEL`."""
+"""`python -m export MODEL`, and further commands by their names: `python -m export bisect MODEL`."""
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from export import bisect
 from export.archive import archive_name
+from export.bisect import bisect
 from export.on_torch import check_device
 from export.parity import decoding, unmeasured
 from export.pipeline import Exported, export_runtime, goldens_of
@@ -18,10 +19,15 @@ from export.trained import Trained, load_trained
 from training.commands import run
 from training.decoders import CPU, NVJPEG, unsuited
 
+FURTHER: dict[str, Callable[..., None]] = {"bisect": bisect}
+
 app = typer.Typer(add_completion=False)
+further = typer.Typer(add_completion=False, callback=lambda: None)  # so that even one command keeps its name
+for _name, _command in FURTHER.items():
+    further.command(_name)(_command)
 
 
-@app.command()
+@app.command(epilog=f"Further commands, which have their own --help: {', '.join(FURTHER)}.")
 def export(
     model: Annotated[str, typer.Argument(help="A model of the zoo, trained.")],
     runtime: Annotated[
@@ -98,8 +104,4 @@ def _runtimes(model: str, asked: list[str] | None, device: str, console: Console
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["bisect"]:
-        del sys.argv[1]
-        run(bisect.app)
-    else:
-        run(app)
+    run(further if sys.argv[1:2] and sys.argv[1] in FURTHER else app)

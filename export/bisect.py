@@ -31,8 +31,6 @@ WALKS: dict[str, Callable[[Path, str, int], Walk]] = {
 }
 COLUMNS = ("layer", "operation", "shape", "largest difference", "limit", "")
 
-app = typer.Typer(add_completion=False)
-
 
 @dataclass(frozen=True)
 class Found:
@@ -44,7 +42,6 @@ class Found:
     layers: Layers
 
 
-@app.command()
 def bisect(
     model: Annotated[str, typer.Argument(help="A model of the zoo, exported.")],
     runtime: Annotated[str, typer.Option(help="The one that differs from eager.")],

@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from export import parity
-from export.bisect import WALKS, app
+from export.__main__ import further
+from export.bisect import WALKS
 from export.goldens import Goldens
 from export.layers import Layers, compare_layers
 from export.pipeline import make_goldens
@@ -56,9 +57,9 @@ def bisect(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setenv("COLUMNS", "120")
 
     def command(runtime: str, *arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["bisect", "digits", "--runtime", runtime, *arguments])
+        monkeypatch.setattr(sys, "argv", ["export", "bisect", "digits", "--runtime", runtime, *arguments])
         with pytest.raises(SystemExit) as ended:
-            run(app)
+            run(further)
         captured = capsys.readouterr()
         return Done(int(ended.value.code or 0), captured.out, captured.err)
 
