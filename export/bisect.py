@@ -65,6 +65,7 @@ def bisect(
     with (
         console.status(f"Walking {model} in {name} beside eager"),
         _artifact(trained.path.with_name(module.ARTIFACT), archive) as path,
+        _it_runs(path, name),
     ):
         found = _look(path, name, device, trained, goldens)
     _print(console, found, trained, goldens)
@@ -102,6 +103,22 @@ def _unpacked(archive: Path) -> Iterator[Path]:
             yield directory
     except RuntimeError as error:
         raise ValueError(str(error)) from None
+
+
+@contextmanager
+def _it_runs(path: Path, runtime: str) -> Iterator[None]:
+    """What a runtime raises for a file that it can't load or run becomes a ValueError: it is no difference."""
+    failures: tuple[type[Exception], ...] = (RuntimeError, KeyError)
+    if runtime.startswith("onnx"):
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        failures += (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf)
+        failures += (state.NotImplemented, state.RuntimeException)
+    try:
+        yield
+    except failures as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path.name} can't be loaded and run as {runtime} at every batch size: {reason}") from None
 
 
 def _look(path: Path, runtime: str, device: str, trained: Trained, goldens: Goldens) -> Found:

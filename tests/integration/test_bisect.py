@@ -21,7 +21,8 @@ from export.bisect import WALKS
 from export.goldens import Goldens
 from export.layers import Layers, compare_layers
 from export.pipeline import make_goldens
-from export.runtime import runtime_module
+from export.runtime import CONTRACT, WEIGHTS, runtime_module
+from export.runtimes.torchscript import deprecated
 from export.trained import Trained, load_trained
 from export.walks import walk_network
 from tests.workspace import Workspace, free_port
@@ -198,7 +199,8 @@ def enlarge(workspace: Workspace) -> None:
 @per_captured
 def test_a_layer_that_overflows_in_float16_is_named(bisect: Bisect, workspace: Workspace, runtime: str) -> None:
     enlarge(workspace)
-    workspace.run("export", "digits", "--runtime", runtime, "--new-goldens")
+    make_goldens(trained_in(workspace)).write(workspace.artifacts / "goldens.npz")
+    export_faulty(workspace, runtime, lambda network: network)
     assert bisect(runtime).code == 0
     export_faulty(
         workspace, runtime, lambda network: network.register_module("conv2", Half(network.get_submodule("conv2")))
@@ -291,6 +293,56 @@ def test_an_archive_is_looked_into_instead(bisect: Bisect, workspace: Workspace,
     export_faulty(workspace, runtime, lambda network: network.get_buffer("std").mul_(2))
     assert bisect(runtime).code == 1
     assert bisect(runtime, "--archive", f"model_store/digits-{runtime}-1.0.mar").code == 0
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+def bake_the_batch(path: Path) -> None:
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, path)
+
+
+class Branching(nn.Module):
+    """Large batches take another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(28 * 28, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1).float()  # [B, 784]
+        if x.shape[0] > 7:
+            x = x / 2
+        return x @ self.weight
+
+
+def branch(path: Path) -> None:
+    metadata = {CONTRACT: b"", WEIGHTS: b""}
+    with deprecated():
+        torch.jit.load(path, _extra_files=metadata)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(Branching().eval()), path, _extra_files=metadata)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "damage", "sentence"),
+    [
+        ("onnx", cut, "model.onnx can't be loaded and run as onnx at every batch size: "),
+        ("torchscript", cut, "model.pt can't be loaded and run as torchscript at every batch size: "),
+        ("onnx", bake_the_batch, "INVALID_ARGUMENT"),
+        ("torchscript", branch, "The graph of model.pt branches (prim::If), so its layers can't be compared."),
+    ],
+)
+def test_an_artifact_that_cannot_be_walked_is_no_difference(
+    bisect: Bisect, workspace: Workspace, runtime: str, damage: Callable[[Path], None], sentence: str
+) -> None:
+    damage(artifact_of(workspace, runtime))
+    done = bisect(runtime)
+    assert done.code == 2
+    assert sentence in done.error
+    assert len(done.error.splitlines()) == 1
 
 
 def refusals(workspace: Workspace) -> None:
