@@ -66,19 +66,25 @@ def compare_layers(eager: Walk, oracle: Walk, artifact: Walk, goldens: Goldens, 
     As for the logits, the limit is atol + rtol · |eager|, with the row's rtol. A layer's atol is as many of eager's own
     errors there, against float64, as the row's atol is of eager's error at the logits. So it grows from layer to layer
     as rounding does, it is the row's at the logits, and it suits numbers of any size and rows of any precision.
+
+    Raises ValueError when there is nothing to compare.
     """
-    grants = room(goldens, row) * _errors(eager, oracle, goldens)
+    grants = _room(goldens, row) * _errors(eager, oracle, goldens)
     parts: list[list[Layer]] = []
     for rows in batches(BATCH, len(goldens)):
         ours, theirs = (walk(goldens.pixels[rows]) for walk in (eager, artifact))
         if not parts:
             pairs = same_steps(ours, theirs)
+            if not pairs:
+                raise ValueError(
+                    "The artifact's graph has no step in common with the network, so it can't be compared."
+                )
         parts.append([_layer(ours[i], theirs[j], grants[i], row.rtol, rows.start) for i, j in pairs])
     layers = tuple(reduce(_worse, part) for part in zip(*parts, strict=True))
     return Layers(layers, _skipped(ours, [i for i, _ in pairs]), len(ours))
 
 
-def room(goldens: Goldens, row: Tolerance) -> float:
+def _room(goldens: Goldens, row: Tolerance) -> float:
     """How many of eager's errors the row's atol is."""
     return row.atol / max(float(np.abs(goldens.logits - goldens.oracle).max()), _ulp(goldens.oracle))
 

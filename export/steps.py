@@ -22,20 +22,10 @@ WORDS = {
 KINDS = {name: word for word, names in WORDS.items() for name in names}
 
 # They hand on what they are given, in another type or place.
-COPIES = frozenset(
-    (
-        "alias",
-        "cast",
-        "clone",
-        "contiguous",
-        "dequantizelinear",
-        "detach",
-        "identity",
-        "quantizelinear",
-        "to",
-        "to_copy",
-    )
-)
+COPIES = {
+    *("alias", "cast", "clone", "contiguous", "detach", "identity", "to", "to_copy"),
+    *("dequantizelinear", "quantizelinear"),
+}
 
 # A step with constants that an exporter may fold into the one before it. What both graphs have is the second's value.
 FOLDED = {("convolution", "normalisation"), ("linear", "normalisation"), ("linear", "add")}

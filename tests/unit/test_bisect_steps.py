@@ -1,6 +1,7 @@
 """Which steps of two graphs are the same, and how far a layer may be off."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,16 @@ def test_repeated_blocks_are_not_shifted_where_one_of_them_lacks_a_step() -> Non
     fewer = block + ["convolution!", "relu"] + block * 4
     paired = [i for i, _ in same_steps(steps(*block * 6), steps(*fewer))]
     assert paired == [i for i in range(18) if i != 5]
+
+
+def test_branches_in_another_order_are_not_taken_for_each_other() -> None:
+    names = ("main", "shortcut", "sum")
+    eager = [replace(step, layer=name) for step, name in zip(steps("linear!", "linear!", "add"), names, strict=True)]
+    other = [eager[1], eager[0], eager[2]]
+    pairs = same_steps(eager, other)
+    assert (2, 2) in pairs
+    assert len(pairs) == 2
+    assert all(eager[i].layer == other[j].layer for i, j in pairs)
 
 
 def test_steps_of_another_shape_are_no_pair() -> None:
@@ -116,6 +127,11 @@ def test_the_worst_place_is_found_in_a_later_batch(odd: float) -> None:
     [layer] = compared(constant(0), constant(0, odd)).layers
     assert (layer.golden, layer.place, layer.shape) == (4, (1,), (6, 2))
     assert (layer.here, str(layer.there)) == (2.0, str(odd))
+
+
+def test_a_graph_with_nothing_in_common_is_refused() -> None:
+    with pytest.raises(ValueError, match="no step in common"):
+        compared(constant(0), lambda _: steps("softmax"))
 
 
 @pytest.mark.parametrize(("odd", "first"), [(-math.inf, None), (math.nan, 0)])
