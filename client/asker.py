@@ -144,9 +144,7 @@ class Asker:
         asked, problem = _tried(ask)
         return asked or Asked(rows, {}, problem=problem)
 
-    def _wrong(
-        self, answers: Iterable[Prediction], top_k: int | None, logits: Logits, limit: parity.Tolerance
-    ) -> str:
+    def _wrong(self, answers: Iterable[Prediction], top_k: int | None, logits: Logits, limit: parity.Tolerance) -> str:
         """What is wrong with the first answer that was not made from `logits` [N, C]; "" where all were."""
         labels = self.contract.labels
         count = top_k or min(DEFAULT_TOP_K, len(labels))

@@ -62,7 +62,9 @@ def test_a_server_that_is_not_ours_is_verified_by_the_same_hops(other_server: st
 def test_one_that_serves_another_model_is_found_at_http(other_server: str, verifier: Verifier) -> None:
     found = verifier.run("digits-eager", "--http", "--unbatched", url=other_server, requests=FEW)
     assert found.first_failing_hop == "http"
-    assert "attests model 'digits-onnx' instead of 'digits-eager'" in found.out.replace("\n", "")
+    assert found.report
+    sentence = found.report["models"][0]["hops"][0]["sentence"]
+    assert "attests model 'digits-onnx' instead of 'digits-eager'" in sentence
 
 
 def test_one_that_takes_one_request_at_a_time_is_told_of_the_option(other_server: str, verifier: Verifier) -> None:
