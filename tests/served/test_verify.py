@@ -312,9 +312,7 @@ def test_a_request_that_met_company_is_asked_again(raw: Raw, verifier: Verifier)
         assert verifier.run("digits-onnx", "--http", url=url, requests=(BATCHED, 10), code=0).report
 
 
-def test_scores_that_were_made_in_company_are_not_held_against_logits_that_were_not(
-    raw: Raw, verifier: Verifier
-) -> None:
+def test_scores_made_in_company_are_not_held_against_logits_made_alone(raw: Raw, verifier: Verifier) -> None:
     """A sum over a larger batch may have other last bits, such as those of a health check that came into it."""
 
     def busy_at_first(call: Call, reply: Reply, turn: int) -> Reply:
