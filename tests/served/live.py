@@ -1,0 +1,112 @@
+"""A server whose model has two versions, and the commands that change what it serves."""
+
+import json
+import subprocess
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export import manifest
+from export.archive import read_goldens
+from export.goldens import Goldens
+from export.manifest import Archive, Manifest
+from serve import versions
+from serve.management import Management
+from serve.record import Server, recall
+from tests.workspace import Workspace
+
+MODEL = "digits-onnx"
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Live:
+    """A server with one model, whose store holds version 1.0, and 2.0 of other weights."""
+
+    workspace: Workspace
+
+    @property
+    def run_directory(self) -> Path:
+        return self.workspace.folder / ".serve"
+
+    @property
+    def server(self) -> Server:
+        known = recall(self.run_directory)
+        assert known
+        return known
+
+    def serve(self, *command: str, check: bool = True) -> Done:
+        return self.workspace.run("serve", *command, check=check)
+
+    def up(self) -> None:
+        self.serve("up", MODEL, "--port", str(self.workspace.port))
+
+    def refused(self, *command: str) -> str:
+        """The sentence of a command after which everything is as it was, and right."""
+        before = self.state()
+        done = self.serve(*command, check=False)
+        assert done.returncode == 2, done.stdout
+        assert self.state() == before
+        assert self.serve("status").returncode == 0
+        return done.stderr
+
+    def management(self) -> Management:
+        found = Management.of(self.server, self.run_directory, 60)
+        assert found
+        return found
+
+    def default(self) -> str:
+        return self.management().describe(MODEL).version
+
+    def workers(self) -> dict[str, list[int]]:
+        """The processes of each registered version."""
+        ask = self.management()
+        return {
+            version: [worker["pid"] for worker in ask.describe(MODEL, version).workers]
+            for version in ask.registered(MODEL)
+        }
+
+    def state(self) -> dict[str, Any]:
+        files = {name: (self.run_directory / name) for name in ("server.json", versions.NAME)}
+        texts = {name: path.is_file() and path.read_text() for name, path in files.items()}
+        return {"default": self.default(), "workers": self.workers(), **texts}
+
+    def entry(self, version: str) -> Archive:
+        return Manifest.read(self.workspace.store).find(MODEL, version)
+
+    def goldens(self, version: str) -> Goldens:
+        return read_goldens(self.workspace.store / self.entry(version).file)
+
+    def repack(self, version: str, change: Callable[[Goldens], Goldens] = lambda same: same) -> None:
+        """2.0 by another version's number, its goldens changed: an export that verified nothing."""
+        store, old = self.workspace.store, self.entry("2.0")
+        path, goldens = store / f"{MODEL}-{version}.mar", self.workspace.folder / "goldens.npz"
+        change(self.goldens("2.0")).write(goldens)
+        with zipfile.ZipFile(store / old.file) as source, zipfile.ZipFile(path, "w") as target:
+            for name in source.namelist():
+                held = goldens.read_bytes() if name == "goldens.npz" else source.read(name)
+                if name == "MAR-INF/MANIFEST.json":
+                    known = json.loads(held)
+                    known["model"]["modelVersion"] = version
+                    held = json.dumps(known).encode()
+                target.writestr(name, held)
+        made = {"file": path.name, "version": version, **manifest.describe(path).model_dump()}
+        manifest.add(store, MODEL, old.model_copy(update=made))
+
+
+@contextmanager
+def two_versions(trained: Workspace, folder: Path) -> Iterator[Live]:
+    """1.0 is served. 2.0, which was trained for two epochs, is exported beside it."""
+    workspace = trained.copy_to(folder)
+    workspace.run("export", "digits", "--runtime", "onnx")
+    live = Live(workspace)
+    try:
+        live.up()
+        workspace.run("training", "digits", "--seed", "1", "--epochs", "2")
+        workspace.run("export", "digits", "--runtime", "onnx", "--version", "2.0", "--new-goldens")
+        yield live
+    finally:
+        live.serve("down")
