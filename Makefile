@@ -30,7 +30,7 @@ LOCK := $(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate
 # What the packages of the image name as needed and only compile with.
 BUILD_ONLY := setuptools triton wheel
 
-.PHONY: help setup demo train export serve predict verify compare stop bench test test-faults test-containers check lock clean
+.PHONY: help setup demo train export serve predict verify compare stop bench test test-faults test-endurance test-containers check lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,9 @@ test: $(INSTALLED)  ## before a commit: run every test that needs no Docker
 
 test-faults: $(INSTALLED)  ## after a change of verify: put each known fault in, and print the hop that names it
 	$(PYTHON) -m pytest tests/faults
+
+test-endurance: $(INSTALLED)  ## before a release: half an hour of load, fuzz and kills (ENDURANCE=full), which make test does in short
+	ENDURANCE=full $(PYTHON) -m pytest tests/endurance
 
 test-containers: $(INSTALLED)  ## after a change of the image, of docker-compose.yml or of serve/: run the tests with Docker
 	$(PYTHON) -m pytest tests/containers

@@ -195,9 +195,9 @@ def _compare(client: Client, names: list[str], artifacts: Path, store: Path) -> 
         folder = artifacts / model
         contenders = _measure(client, chosen, folder, store, threads, screen)
         rows = [contender.row() for contender in contenders]
-        _write(folder, rows, len(contenders[0].rounds))
         for table in tables(rows):
             screen.print(table)
+        _write(folder, rows, len(contenders[0].rounds))
         screen.print(f"The figures are in {folder}/compare.json, drawn in {folder}/compare.png.", soft_wrap=True)
         found += rows
     return found

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.workspace import Workspace, free_port
 
-FOLDERS = ("unit", "integration", "served", "faults", "containers")
+FOLDERS = ("unit", "integration", "served", "faults", "endurance", "containers")
 SHOWN = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "numpy", "pillow")
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

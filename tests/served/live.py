@@ -38,6 +38,10 @@ class Live:
         assert known
         return known
 
+    def token(self) -> str:
+        keys = json.loads((self.run_directory / "key_file.json").read_bytes())
+        return str(keys["inference"]["key"])
+
     def serve(self, *command: str, check: bool = True) -> Done:
         return self.workspace.run("serve", *command, check=check)
 

@@ -1,7 +1,6 @@
 """Another version takes over, and gives back, while everybody is answered; what is not right never gets there."""
 
 import fcntl
-import json
 import re
 import threading
 import time
@@ -63,7 +62,6 @@ def constant_load(live: Live, threads: int = 3) -> Iterator[Load]:
     """Goldens without end, over several connections; the client repeats nothing."""
     load, stop = Load(), threading.Event()
     requests_ = live.goldens("1.0").requests
-    key = json.loads((live.run_directory / "key_file.json").read_bytes())["inference"]["key"]
 
     def ask(start: int) -> None:
         for row in cycle(range(start, len(requests_), threads)):
@@ -76,7 +74,7 @@ def constant_load(live: Live, threads: int = 3) -> Iterator[Load]:
                 load.failures.append(error)
             time.sleep(0.01)  # the commands need the cores too
 
-    with live.workspace.client(token=key, retries=ONCE) as client, ThreadPoolExecutor(threads) as pool:
+    with live.workspace.client(token=live.token(), retries=ONCE) as client, ThreadPoolExecutor(threads) as pool:
         for number in range(threads):
             pool.submit(ask, number)
         try:

@@ -85,10 +85,14 @@ def test_every_named_target_is_phony() -> None:
     assert re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE) == TARGETS
 
 
-def test_tests_that_need_docker_are_run_by_a_target_of_their_own(project: Project) -> None:
-    project.make("test", "test-containers")
+def test_tests_that_need_docker_or_half_an_hour_are_run_by_targets_of_their_own(project: Project) -> None:
+    project.make("test", "test-endurance", "test-containers")
     called = (project.folder / "calls").read_text().splitlines()
-    assert called[-2:] == ["-m pytest -m not containers", "-m pytest tests/containers"]
+    assert called[-3:] == [
+        "-m pytest -m not containers",
+        "-m pytest tests/endurance",
+        "-m pytest tests/containers",
+    ]
 
 
 def pins(name: str) -> dict[str, list[str]]:

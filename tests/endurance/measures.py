@@ -1,0 +1,112 @@
+"""What a server holds: memory over time, and open files when nobody asks."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+import psutil
+
+from tests.endurance.operators import java, workers
+from tests.served.live import Live
+
+EVERY = 2.0  # seconds between two samples
+YOUNG = 10.0  # seconds within which a worker is still loading
+WORKERS = 2  # one of each version
+QUIET_SECONDS = 8
+WAIT_SECONDS = 60
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Bytes that would be free without Java, and without its workers."""
+
+    seconds: float
+    java: int
+    workers: int
+
+
+def are_loaded(found: list[psutil.Process]) -> bool:
+    return len(found) == WORKERS and all(time.time() - worker.create_time() > YOUNG for worker in found)
+
+
+def wait_for_workers(live: Live) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not are_loaded(workers(live)):
+        assert time.monotonic() < deadline, "a worker that was killed does not come back"
+        time.sleep(0.5)
+
+
+@dataclass
+class Memory:
+    samples: list[Sample] = field(default_factory=list)
+
+    def take(self, live: Live) -> None:
+        """Nothing while a worker is missing or loads, since the next sum would be of other processes."""
+        with suppress(psutil.NoSuchProcess):  # killed between two looks
+            found = workers(live)
+            if are_loaded(found):
+                held = sum(worker.memory_full_info().uss for worker in found)
+                self.samples.append(Sample(time.monotonic(), java(live).memory_full_info().uss, held))
+
+    def slope(self, kind: str) -> float:
+        """MB a minute over the second half, by linear regression."""
+        seconds, held = self._second_half(kind)
+        return float(np.polyfit(seconds, held, 1)[0] * 60 / MB)
+
+    def grown(self, kind: str) -> float:
+        """MB over the second half, by the same line."""
+        seconds, _ = self._second_half(kind)
+        return self.slope(kind) * (seconds[-1] - seconds[0]) / 60
+
+    def last(self, kind: str) -> float:
+        """MB."""
+        return float(getattr(self.samples[-1], kind) / MB)
+
+    def _second_half(self, kind: str) -> tuple[list[float], list[int]]:
+        middle = (self.samples[0].seconds + self.samples[-1].seconds) / 2
+        half = [sample for sample in self.samples if sample.seconds >= middle]
+        return [sample.seconds for sample in half], [getattr(sample, kind) for sample in half]
+
+
+@contextmanager
+def remembering(live: Live) -> Iterator[Memory]:
+    """From the beginning of the block to its end."""
+    memory, ended = Memory(), threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(EVERY):
+            memory.take(live)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        ended.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Files:
+    """File descriptors, sockets included."""
+
+    java: int
+    workers: int
+
+
+def open_files(live: Live) -> Files:
+    """When nobody asks any more: the fewest that are seen, since what was left half done is closed in its own time."""
+    wait_for_workers(live)
+    seen, deadline = [_open_files(live)], time.monotonic() + QUIET_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(1)
+        seen.append(_open_files(live))
+    return Files(min(files.java for files in seen), min(files.workers for files in seen))
+
+
+def _open_files(live: Live) -> Files:
+    return Files(java(live).num_fds(), sum(worker.num_fds() for worker in workers(live)))

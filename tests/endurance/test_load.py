@@ -1,0 +1,94 @@
+"""Users of all kinds, promotions, rollbacks and killed workers, all at once: no answer is lost or wrong."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from tests.endurance.length import length
+from tests.endurance.measures import Files, Memory, open_files, remembering
+from tests.endurance.operators import operating
+from tests.endurance.tally import Right, Tally
+from tests.endurance.users import using
+from tests.served.live import MODEL, Live
+
+SECONDS = length(short=60, full=600)
+REHEARSAL_SECONDS = 10
+SEED = 0
+
+# MB over the second half.
+LEVEL = {"java": 60, "workers": 20}
+
+
+@dataclass(frozen=True)
+class Endured:
+    tally: Tally
+    memory: Memory
+    before: Files
+    after: Files
+
+    def table(self) -> str:
+        counts = sorted(self.tally.counts.items())
+        rows = [(what, f"{number:,}") for what, number in counts]
+        rows += [("lost", f"{len(self.tally.lost):,}"), ("wrong", f"{len(self.tally.wrong):,}")]
+        for kind in ("java", "workers"):
+            rows += [
+                (f"memory of {kind} at the end", f"{self.memory.last(kind):,.0f} MB"),
+                (f"memory of {kind}, second half", f"{self.memory.slope(kind):+.2f} MB/min"),
+                (f"open files of {kind}", f"{getattr(self.before, kind)} → {getattr(self.after, kind)}"),
+            ]
+        return "\n".join(
+            [f"\nUnder load for {SECONDS} s, seed {SEED}", *(f"  {row[0]:40}{row[1]:>16}" for row in rows)]
+        )
+
+
+@pytest.fixture(scope="module")
+def endured(live: Live, say: Callable[[str], None]) -> Endured:
+    """Everything that opens files once and for all has done so before they are counted."""
+    live.serve("promote", MODEL, "2.0")
+    right = Right.of(live)
+    with using(live, right, SEED + 1):
+        time.sleep(REHEARSAL_SECONDS)
+    before = open_files(live)
+    with remembering(live) as memory, using(live, right, SEED) as tally, operating(live, tally, SEED):
+        time.sleep(SECONDS)
+    found = Endured(tally, memory, before, open_files(live))
+    say(found.table())
+    return found
+
+
+def test_nobody_who_asks_with_the_clients_own_retries_loses_an_answer(endured: Endured) -> None:
+    assert endured.tally.lost == []
+
+
+def test_every_answer_is_that_of_the_version_that_it_attests_and_of_no_other(endured: Endured) -> None:
+    assert endured.tally.wrong == []
+    for kind in ("logits", "JSON", "byte by byte"):
+        for version in ("1.0", "2.0"):
+            assert endured.tally.counts[f"{kind} from {version}"] > 0
+
+
+def test_garbage_is_always_the_senders_fault(endured: Endured) -> None:
+    found = {what for what in endured.tally.counts if what.startswith("garbage")}
+    assert found == {"garbage answered 400"}
+
+
+def test_versions_change_and_workers_die_meanwhile_and_a_change_that_meets_a_death_says_so(endured: Endured) -> None:
+    counts = endured.tally.counts
+    assert counts["promote: done"] > 0
+    assert counts["rollback: done"] > 0
+    assert len(endured.tally.refused) <= counts["workers killed"]
+    for sentence in endured.tally.refused:
+        assert re.fullmatch(rf"error: Version [12]\.0 of {MODEL} does not become the default, .+", sentence)
+
+
+def test_memory_is_level_at_the_end(endured: Endured) -> None:
+    for kind in ("java", "workers"):
+        assert endured.memory.grown(kind) < LEVEL[kind]
+
+
+def test_no_file_stays_open(endured: Endured) -> None:
+    assert endured.after.java <= endured.before.java
+    assert endured.after.workers <= endured.before.workers
