@@ -7,6 +7,7 @@ killed and resumed draws what an undisturbed one draws, and ends with the same b
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -176,8 +177,24 @@ def tensorboard(folder: Path, epochs_done: int) -> Iterator[Callable[[str, float
         return
     if not epochs_done:
         shutil.rmtree(folder, ignore_errors=True)
-    with SummaryWriter(folder, purge_step=epochs_done + 1) as writer:
+    with _said_once(), SummaryWriter(folder, purge_step=epochs_done + 1) as writer:
         yield writer.add_scalar
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """The log's own thread, when it can't write, prints a traceback of the error that it also raises in ours."""
+    usual = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not isinstance(failure.exc_value, OSError):
+            usual(failure)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 @contextmanager

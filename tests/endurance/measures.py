@@ -15,7 +15,7 @@ from tests.served.live import Live
 EVERY = 2.0  # seconds between two samples
 YOUNG = 10.0  # seconds within which a worker is still loading
 WORKERS = 2  # one of each version
-QUIET_SECONDS = 8
+QUIET_SECONDS = 5
 WAIT_SECONDS = 60
 MB = 1e6
 

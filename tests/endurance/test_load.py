@@ -14,9 +14,9 @@ from tests.endurance.tally import Right, Tally
 from tests.endurance.users import using
 from tests.served.live import MODEL, Live
 
-SECONDS = length(short=60, full=600)
-REHEARSAL_SECONDS = 10
-SEED = 0
+SECONDS = length(short=50, full=600)
+REHEARSAL_SECONDS = 5
+SEED = 5
 
 # MB over the second half.
 LEVEL = {"java": 60, "workers": 20}
