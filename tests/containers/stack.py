@@ -138,9 +138,12 @@ class Stack:
         ours = {"ENTERING_PORT": str(self.workspace.port), "ENTERING_KEY_FILE": str(self.key_file())}
         return self.workspace.run("client", *command, check=check, environment=ours)
 
-    def post(self, body: bytes, token: str | None, path: str = f"predictions/{MODEL}") -> requests.Response:
+    def post(
+        self, body: bytes, token: str | None, path: str = f"predictions/{MODEL}", **headers: str
+    ) -> requests.Response:
         """One request, never repeated."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         return requests.post(f"{self.workspace.url}/{path}", data=body, headers=headers, timeout=60)
 
 

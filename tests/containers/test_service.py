@@ -69,6 +69,17 @@ def test_a_valid_token_opens_predictions_and_nothing_else(service: Stack, path: 
     assert service.post(b"", service.token(), path).status_code == 404
 
 
+@pytest.mark.parametrize(("expectation", "status"), [("nothing", 417), ("100-continue", 400)])
+def test_a_request_that_is_hidden_in_anothers_body_is_nobodys(
+    service: Stack, seven: bytes, expectation: str, status: int
+) -> None:
+    """It would swallow the next request on its connection to TorchServe, whosever that is."""
+    hidden = f"POST /predictions/{MODEL} HTTP/1.1\r\nContent-Length: 4000\r\nX-Swallowed: ".encode()
+    assert service.post(seven, service.token()).status_code == 200  # a connection is there
+    assert service.post(hidden, service.token(), Expect=expectation).status_code == status
+    assert [service.post(seven, service.token()).status_code for _ in range(5)] == [200] * 5
+
+
 def test_inner_ports_are_unreachable_from_the_host(service: Stack) -> None:
     for address in (service.address(), service.address("metrics"), "127.0.0.1"):
         assert not [port for port in INNER if address != "127.0.0.1" and reaches(address, port)]
