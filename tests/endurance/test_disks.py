@@ -47,8 +47,7 @@ def test_a_training_with_no_room_for_what_it_makes_publishes_whole_files_only(
 @pytest.fixture
 def artifacts(live: Live, disk: Disk) -> Disk:
     """What training and export left, on the disk; the version that belongs to it is served."""
-    if live.default() != "2.0":
-        live.serve("promote", MODEL, "2.0")
+    live.make_default("2.0")
     shutil.copytree(live.workspace.artifacts, disk.folder / "digits")
     return disk
 

@@ -46,8 +46,8 @@ class Endured:
 
 @pytest.fixture(scope="module")
 def endured(live: Live, say: Callable[[str], None]) -> Endured:
-    """Everything that opens files once and for all has done so before they are counted."""
-    live.serve("promote", MODEL, "2.0")
+    """Both versions are loaded, and what opens files once and for all has done so, before they are counted."""
+    live.make_default("2.0")
     right = Right.of(live)
     with using(live, right, SEED + 1):
         time.sleep(REHEARSAL_SECONDS)

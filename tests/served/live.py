@@ -65,6 +65,10 @@ class Live:
     def default(self) -> str:
         return self.management().describe(MODEL).version
 
+    def make_default(self, version: str) -> None:
+        if self.default() != version:
+            self.serve("promote", MODEL, version)
+
     def workers(self) -> dict[str, list[int]]:
         """The processes of each registered version."""
         ask = self.management()

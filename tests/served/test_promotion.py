@@ -37,8 +37,7 @@ def live(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def first(live: Live) -> Live:
     """Version 1.0 is the default, with one worker."""
-    if live.default() != "1.0":
-        live.serve("promote", MODEL, "1.0")
+    live.make_default("1.0")
     if len(live.workers()["1.0"]) != 1:
         live.serve("scale", MODEL, "1")
     return live
