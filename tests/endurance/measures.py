@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -10,13 +11,11 @@ import numpy as np
 import psutil
 
 from tests.endurance.operators import java, workers
-from tests.served.live import Live
+from tests.served.live import MODEL, Live
 
 EVERY = 2.0  # seconds between two samples
-YOUNG = 10.0  # seconds within which a worker is still loading
-WORKERS = 2  # one of each version
 QUIET_SECONDS = 5
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 MB = 1e6
 
 
@@ -29,13 +28,19 @@ class Sample:
     workers: int
 
 
-def are_loaded(found: list[psutil.Process]) -> bool:
-    return len(found) == WORKERS and all(time.time() - worker.create_time() > YOUNG for worker in found)
+def loaded(live: Live) -> list[psutil.Process]:
+    """The workers where every one is READY, and none where one is missing; TorchServe goes on naming one that died."""
+    ask, found = live.management(), workers(live)
+    with ask.session:
+        named = [ask.describe(MODEL, version) for version in ask.registered(MODEL)]
+    pids = {worker["pid"] for version in named for worker in version.workers}
+    whole = pids == {worker.pid for worker in found} and not any(version.hindrance for version in named)
+    return found if whole else []
 
 
 def wait_for_workers(live: Live) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
-    while not are_loaded(workers(live)):
+    while not loaded(live):
         assert time.monotonic() < deadline, "a worker that was killed does not come back"
         time.sleep(0.5)
 
@@ -47,8 +52,7 @@ class Memory:
     def take(self, live: Live) -> None:
         """Nothing while a worker is missing or loads, since the next sum would be of other processes."""
         with suppress(psutil.NoSuchProcess):  # killed between two looks
-            found = workers(live)
-            if are_loaded(found):
+            if found := loaded(live):
                 held = sum(worker.memory_full_info().uss for worker in found)
                 self.samples.append(Sample(time.monotonic(), java(live).memory_full_info().uss, held))
 
@@ -81,13 +85,13 @@ def remembering(live: Live) -> Iterator[Memory]:
         while not ended.wait(EVERY):
             memory.take(live)
 
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield memory
-    finally:
-        ended.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        sampled = pool.submit(sample)
+        try:
+            yield memory
+        finally:
+            ended.set()
+    sampled.result()
 
 
 @dataclass(frozen=True)
