@@ -11,6 +11,7 @@ from rich.console import Console
 
 from export.archive import archive_name
 from export.bisect import bisect
+from export.calibrate import calibrate
 from export.on_torch import check_device
 from export.parity import decoding, unmeasured
 from export.pipeline import Exported, export_runtime, goldens_of
@@ -19,7 +20,7 @@ from export.trained import Trained, load_trained
 from training.commands import run
 from training.decoders import CPU, NVJPEG, unsuited
 
-FURTHER: dict[str, Callable[..., None]] = {"bisect": bisect}
+FURTHER: dict[str, Callable[..., None]] = {"bisect": bisect, "calibrate": calibrate}
 
 app = typer.Typer(add_completion=False)
 further = typer.Typer(add_completion=False, callback=lambda: None)  # so that even one command keeps its name

@@ -58,6 +58,12 @@ def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:
 
 
 def tolerance(model: str, runtime: str, precision: str, device: str) -> Tolerance:
+    """The row of `tolerances.toml` as a value. Raises ValueError when there is none."""
+    row = row_of(model, runtime, precision, device)
+    return Tolerance(row["atol"], row["rtol"], row["worst"], row["reason"], row.get("accuracy_drop"))
+
+
+def row_of(model: str, runtime: str, precision: str, device: str) -> dict[str, Any]:
     """The row of `tolerances.toml`, the model's own before the one for all.
 
     Raises ValueError when there is none: an unknown difference is not a small one.
@@ -65,7 +71,7 @@ def tolerance(model: str, runtime: str, precision: str, device: str) -> Toleranc
     kind = device_kind(device)
     for row in _rows(model, runtime, kind):
         if row["precision"] == precision:
-            return Tolerance(row["atol"], row["rtol"], row["worst"], row["reason"], row.get("accuracy_drop"))
+            return row
     raise ValueError(
         f"{TABLE.name} has no row for {runtime} in {precision} on {kind} that is about {model}. Measure one and add it."
     )

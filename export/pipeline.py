@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from export.goldens import Goldens
 from export.requests import make_requests
 from export.runtime import Loaded, device_kind, runtime_module
 from export.trained import Trained
+from training.decoded import Pixels
 from training.decoders import CPU
 from training.files import publish
 from training.inputs import decode
@@ -62,16 +64,20 @@ def goldens_of(trained: Trained, renew: bool) -> Goldens:
 
 
 def make_goldens(trained: Trained) -> Goldens:
-    """Held-out images as requests, answered one at a time by the network in float32 and in float64."""
-    held_out = trained.data.held_out.images
-    names, requests = zip(*make_requests(held_out, trained.contract.input), strict=True)
+    """Held-out images as requests, answered by the eager model."""
+    names, requests = zip(*make_requests(trained.data.held_out.images, trained.contract.input), strict=True)
     pixels = np.concatenate([decode(body, trained.contract.input) for body in requests])
+    return answered_by_eager(trained, names, requests, pixels)
+
+
+def answered_by_eager(trained: Trained, names: Sequence[str], requests: Sequence[bytes], pixels: Pixels) -> Goldens:
+    """Goldens of `pixels` uint8 [N, *input.shape], answered one at a time by the network in float32 and in float64."""
     torch.set_num_threads(THREADS)
     return Goldens(
         weights=trained.digest,
         contract=trained.contract.digest,
-        names=names,
-        requests=requests,
+        names=tuple(names),
+        requests=tuple(requests),
         pixels=pixels,
         logits=answer(trained.network, pixels),
         oracle=answer(copy.deepcopy(trained.network).double(), pixels),

@@ -1,4 +1,4 @@
-"""What something was made with: the versions of packages, and the commit."""
+"""What something was made with: the versions of packages, the processor, and the commit."""
 
 import platform
 import subprocess
@@ -16,6 +16,12 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def processor() -> str:
+    """The model's name, as Linux has it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
 
 
 def git_commit() -> str | None:
