@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -92,7 +93,9 @@ def _chosen(model: str, asked: list[str] | None, device: str, write: bool) -> li
     if asked and write:
         raise ValueError("The evidence is about every runtime of a model. Leave out --runtime, or --write.")
     names = [name.replace("-", "_") for name in asked or runtime_names()]
-    missing = {name: parity.unmeasured(model, runtime_module(name) and name, device) for name in names}
+    for name in names:
+        runtime_module(name)
+    missing = {name: parity.unmeasured(model, name, device) for name in names}
     for reason in missing.values():
         if reason and asked:
             raise ValueError(reason)
@@ -137,7 +140,7 @@ def _measure_all(
     with Progress(console=console, transient=True) as progress:
         for name, path in paths.items():
             task = progress.add_task(name, total=steps)
-            measured.append(measure(trained, references, name, path, device, lambda task=task: progress.advance(task)))
+            measured.append(measure(trained, references, name, path, device, partial(progress.advance, task)))
     return measured
 
 

@@ -1,0 +1,220 @@
+"""Does the proof cry wolf? `python -m benchmarks.false_alarms digits` asks a running server about random inputs.
+
+Every answer is compared with the eager model's, computed in this process, by the tolerances that `client verify` has.
+Nothing is asked twice: what would have been right at the second try is red here.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich import box
+from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
+
+from benchmarks.random_requests import RandomRequests
+from client.asker import Asked, Asker
+from client.client import Client
+from client.connection import ONCE
+from client.options import Artifacts, ManagementUrl, Store, Url, console
+from client.payloads import images_per_request
+from client.store_names import served_names
+from export import parity
+from export.goldens import Goldens
+from export.manifest import Archive, Manifest, check
+from export.pipeline import answered_by_eager
+from export.runtime import Loaded, runtime_module
+from export.trained import Trained, load_trained
+from training.commands import run
+
+CHUNK = 500  # inputs that are held in memory at once
+CONCURRENT = 32  # requests in flight, at most
+BURST = 100  # requests that are sent with one concurrency, at most
+ARRAYS, NONSENSE = 0.05, 0.02  # how many arrays and bad requests come with each input
+JSON = 0.3  # of the answers; the others are logits
+
+Ask = Callable[[], Asked]
+
+
+@dataclass
+class Tally:
+    """What one runtime has answered so far, in process or over HTTP.
+
+    `accompanied` counts single requests that shared a batch with others. `red` is the sentence about the first red one.
+    """
+
+    requests: int = 0
+    answers: int = 0
+    accompanied: int = 0
+    largest: float = 0.0
+    flips: int = 0
+    reds: int = 0
+    red: str = ""
+
+    def add(self, verdict: parity.Comparison, accompanied: bool) -> None:
+        self.requests += 1
+        self.answers += verdict.compared
+        self.accompanied += accompanied
+        self.largest = max(self.largest, verdict.max_abs or 0.0)
+        self.flips += len(verdict.flips)
+        self.reds += not verdict.ok
+        self.red = self.red or verdict.sentence
+
+
+@dataclass
+class Suspect:
+    """One runtime as it is served, and its artifact in this process unless only HTTP was asked for."""
+
+    name: str
+    archive: Archive
+    artifact: Loaded | None
+    inprocess: Tally
+    http: Tally
+
+
+def suspects(names: list[str], manifest: Manifest, trained: Trained, http_only: bool) -> list[Suspect]:
+    """Raises ValueError when none is served, or one in process is of other weights."""
+    archives = {name: manifest.archives[name] for name in names if name in manifest.archives}
+    mine = {name: archive for name, archive in archives.items() if archive.model == trained.contract.model}
+    if not mine:
+        model = trained.contract.model
+        raise ValueError(f"No runtime of {model} is served. Start the server: python -m serve up {model}")
+    return [
+        Suspect(name, archive, None if http_only else _artifact(archive, trained), Tally(), Tally())
+        for name, archive in mine.items()
+    ]
+
+
+def _artifact(archive: Archive, trained: Trained) -> Loaded:
+    device = "cpu" if archive.device == "cpu" else "cuda:0"
+    loaded = runtime_module(archive.runtime).load(trained.path.with_name(archive.artifact), device, 1)
+    if loaded.weights != trained.digest:
+        raise ValueError(f"{archive.artifact} is of other weights. Export again: python -m export {archive.model}")
+    return loaded
+
+
+def chunks(trained: Trained, inputs: int, seed: int) -> Iterator[Goldens]:
+    """Random requests with eager's answers."""
+    requests = RandomRequests(trained.data.held_out.images, trained.contract.input, seed)
+    for rows in parity.batches(CHUNK, inputs):
+        names, bodies, pixels = zip(*(requests.draw() for _ in range(rows.stop - rows.start)), strict=True)
+        yield answered_by_eager(trained, names, bodies, np.concatenate(pixels))
+
+
+def asks(asker: Asker, dice: np.random.Generator) -> list[Ask]:
+    """Every input by itself, with arrays of several and bad requests among them, in random order."""
+    total, longest = len(asker.goldens), images_per_request(asker.contract)
+    lengths = dice.integers(1, longest + 1, round(ARRAYS * total))
+    found = [
+        *(_by_itself(asker, row, dice) for row in range(total)),
+        *(_array(asker, dice.integers(total, size=length).tolist(), dice) for length in lengths),
+        *[partial(_refused, asker)] * round(NONSENSE * total),
+    ]
+    return [found[turn] for turn in dice.permutation(len(found))]
+
+
+def _by_itself(asker: Asker, row: int, dice: np.random.Generator) -> Ask:
+    if dice.random() < JSON:
+        return partial(asker.json, row, _top_k(asker, dice))
+    return partial(asker.logits, row)
+
+
+def _array(asker: Asker, rows: list[int], dice: np.random.Generator) -> Ask:
+    if dice.random() < JSON:
+        return partial(asker.json_array, rows, _top_k(asker, dice))
+    return partial(asker.array, rows)
+
+
+def _top_k(asker: Asker, dice: np.random.Generator) -> int | None:
+    """Any number of labels, or none."""
+    return int(dice.integers(len(asker.contract.labels) + 1)) or None
+
+
+def _refused(asker: Asker) -> Asked:
+    return Asked([], {}, problem=asker.nonsense())
+
+
+def answers(planned: list[Ask], dice: np.random.Generator) -> Iterator[Asked]:
+    """Bursts of random length, each with its own number of requests in flight."""
+    while planned:
+        length, concurrency = dice.integers(1, BURST + 1), int(dice.integers(1, CONCURRENT + 1))
+        burst, planned = planned[:length], planned[length:]
+        with ThreadPoolExecutor(concurrency) as workers:
+            yield from workers.map(lambda ask: ask(), burst)
+
+
+def judged(asker: Asker, one: Asked) -> parity.Comparison:
+    """Logits by their tolerance; JSON and refusals have been judged already."""
+    expected = asker.goldens[one.rows]
+    if one.logits is not None:
+        return parity.compare(one.logits, expected, asker.limit, asker.slack_of(one.served))
+    about = ", ".join(expected.names) or "a bad request"
+    sentence = f"{about}: {one.problem}" if one.problem else ""
+    return parity.Comparison(not sentence, len(one.rows), None, None, (), asker.limit.atol, asker.limit.rtol, sentence)
+
+
+def question(suspect: Suspect, asker: Asker, dice: np.random.Generator) -> None:
+    """All goldens of `asker`, in process in batches of a random size, and over HTTP."""
+    if suspect.artifact:
+        size = int(dice.integers(1, asker.contract.max_batch + 1))
+        logits = parity.run_goldens(suspect.artifact, asker.goldens, size)
+        suspect.inprocess.add(parity.compare(logits, asker.goldens, asker.limit), size > 1)
+    for one in answers(asks(asker, dice), dice):
+        suspect.http.add(judged(asker, one), len(one.rows) == 1 and one.served.get("batch_size", "1") != "1")
+
+
+def report(found: list[Suspect], title: str) -> Table:
+    columns = ("model", "hop", "requests", "answers", "in company", "largest difference", "flips", "red")
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE)
+    for suspect in found:
+        for hop, tally in (("runtime", suspect.inprocess), ("http", suspect.http)):
+            if tally.requests:
+                table.add_row(suspect.name, hop, *_cells(tally))
+    return table
+
+
+def _cells(tally: Tally) -> list[str]:
+    counts = f"{tally.requests:,}", f"{tally.answers:,}", f"{tally.accompanied:,}"
+    return [*counts, f"{tally.largest:.2g}", str(tally.flips), f"[red]{tally.reds:,}[/]" if tally.reds else "0"]
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A model that is trained, exported and served.")],
+    inputs: Annotated[int, typer.Option(min=1, help="How many; every runtime is asked about each.")] = 50_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same inputs.")] = 0,
+    http_only: Annotated[bool, typer.Option("--http", help="Not the artifacts in this process as well.")] = False,
+    artifacts: Artifacts = Path("artifacts"),
+    store: Store = Path("model_store"),
+    data_dir: Annotated[Path, typer.Option(help="Where downloaded data lies.")] = Path("data"),
+    url: Url = None,
+    management_url: ManagementUrl = None,
+) -> None:
+    """Ask every served runtime of MODEL about random inputs. Exit code 1 when any answer is red."""
+    screen, trained, manifest = console(), load_trained(model, artifacts, data_dir), Manifest.read(store)
+    with Client(url, management_url, retries=ONCE) as client:
+        found = suspects(served_names(client, manifest), manifest, trained, http_only)
+        check(store, {suspect.name: suspect.archive for suspect in found})
+        with Progress(
+            *Progress.get_default_columns(), MofNCompleteColumn(), console=screen, transient=True
+        ) as progress:
+            task, dice = progress.add_task("Asking", total=inputs), np.random.default_rng(seed)
+            for goldens in chunks(trained, inputs, seed):
+                for suspect in found:
+                    asker = Asker(client, suspect.name, suspect.archive, goldens, trained.contract)
+                    question(suspect, asker, dice)
+                progress.advance(task, len(goldens))
+    screen.print(report(found, f"{model}: {inputs:,} random inputs, seed {seed}"))
+    for red in filter(None, (tally.red for one in found for tally in (one.inprocess, one.http))):
+        screen.print(red, style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    run(app)
