@@ -15,8 +15,9 @@ from training.files import publish
 
 FOLDER = Path(__file__).with_name("evidence")
 
-# How many times the worst seen a limit may be. Other processors, batch sizes and weights of the same network add up in
-# other orders, so what one machine saw is no limit; and at ten times the worst, what is wrong still shows.
+# How many times the worst seen a limit may be, atol and rtol alike. Other processors, batch sizes and weights of the
+# same network add up in other orders, so what one machine saw is no limit; and at ten times that, what is wrong still
+# shows.
 MARGIN = 10
 
 
@@ -116,7 +117,7 @@ def _complaint(row: dict[str, Any], worst: float | None) -> str:
     name = f"{row['runtime']} in {row['precision']} on {row['device']} about {row.get('model', 'all models')}"
     if worst is not None and row["worst"] != worst:
         return f"{name}: worst is {row['worst']:g}, and the evidence says {worst:g}."
-    return _too_loose(name, row, "atol", "worst")
+    return _too_loose(name, row, "atol", "worst") or _too_loose(name, row, "rtol", "worst")
 
 
 def _complaint_of_decoder(row: dict[str, Any]) -> str:

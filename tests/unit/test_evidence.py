@@ -57,6 +57,7 @@ def test_evidence_is_of_every_size_and_number_of_threads(one: Evidence) -> None:
     ("old", "new", "complaint"),
     [
         ("atol = 1e-5", "atol = 1e-4", "eager in float32 on cpu about all models: atol is 0.0001, more than 10 times"),
+        ("rtol = 1e-5", "rtol = 1e-3", "eager in float32 on cpu about all models: rtol is 0.001, more than 10 times"),
         ("atol = 3\n", "atol = 30\n", "onnx_int8 in int8 on cpu about photos: atol is 30, more than 10 times"),
         ("atol = 0.45", "atol = 4.5", "torchscript_bf16 in bfloat16 on cuda about photos: atol is 4.5, more than"),
         ("atol = 0.16", "atol = 1.6", "nvjpeg about photos: atol is 1.6, more than 10 times the worst seen, 0.039."),
