@@ -194,7 +194,10 @@ def main(
     url: Url = None,
     management_url: ManagementUrl = None,
 ) -> None:
-    """Ask every served runtime of MODEL about random inputs. Exit code 1 when any answer is red."""
+    """Ask every served runtime of MODEL about random inputs. Exit code 1 when any answer is red.
+
+    The table is of what was asked, even where something ends it early.
+    """
     screen, trained, manifest = console(), load_trained(model, artifacts, data_dir), Manifest.read(store)
     with Client(url, management_url, retries=ONCE) as client:
         found = suspects(served_names(client, manifest), manifest, trained, http_only)
@@ -203,12 +206,15 @@ def main(
             *Progress.get_default_columns(), MofNCompleteColumn(), console=screen, transient=True
         ) as progress:
             task, dice = progress.add_task("Asking", total=inputs), np.random.default_rng(seed)
-            for goldens in chunks(trained, inputs, seed):
-                for suspect in found:
-                    asker = Asker(client, suspect.name, suspect.archive, goldens, trained.contract)
-                    question(suspect, asker, dice)
-                progress.advance(task, len(goldens))
-    screen.print(report(found, f"{model}: {inputs:,} random inputs, seed {seed}"))
+            try:
+                for goldens in chunks(trained, inputs, seed):
+                    for suspect in found:
+                        asker = Asker(client, suspect.name, suspect.archive, goldens, trained.contract)
+                        question(suspect, asker, dice)
+                    progress.advance(task, len(goldens))
+            finally:
+                asked = int(progress.tasks[task].completed)
+                screen.print(report(found, f"{model}: {asked:,} of {inputs:,} random inputs, seed {seed}"))
     for red in filter(None, (tally.red for one in found for tally in (one.inprocess, one.http))):
         screen.print(red, style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1)

@@ -62,7 +62,7 @@ def calibrate(
         list[str] | None, typer.Option(help="Only this one; may be given several times.  [default: all with a row]")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How often inputs are drawn anew.")] = 5,
-    inputs: Annotated[int, typer.Option(min=1, help="How many of each kind a seed draws.")] = 500,
+    inputs: Annotated[int, typer.Option(min=1, help="How many of each kind a seed draws.")] = 200,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="What the artifacts were exported for.")] = "cpu",
     write: Annotated[
         bool, typer.Option("--write", help="Keep it in export/evidence/, and the worst in tolerances.toml.")

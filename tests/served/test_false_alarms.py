@@ -46,7 +46,7 @@ def through(served: Workspace, url: str) -> tuple[str, ...]:
 
 def test_random_inputs_in_random_company_raise_no_alarm(served: Workspace) -> None:
     done = served.run("benchmarks.false_alarms", "digits", "--inputs", "600", "--seed", "7", *served.urls)
-    assert "digits: 600 random inputs, seed 7" in done.stdout
+    assert "digits: 600 of 600 random inputs, seed 7" in done.stdout
     for runtime in RUNTIMES:
         for hop in ("runtime", "http"):
             row = re.search(rf"digits-{runtime} +{hop} +(\S+) +(\S+) +(\S+) +(\S+) +0 +0 *$", done.stdout, re.MULTILINE)
