@@ -5,7 +5,7 @@
 
 import re
 import tomllib
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def read_all() -> list[Evidence]:
 
 def rounded_up(worst: float) -> float:
     """To two digits, so that it covers what was seen."""
-    return float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(Decimal(worst)))
+    return float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(repr(worst)))
 
 
 def worst_of(row: dict[str, Any], evidence: list[Evidence]) -> float | None:
