@@ -1,5 +1,6 @@
 """`python -m export calibrate MODEL`: how far every runtime is from eager, over many more inputs than an export has."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -213,6 +214,7 @@ def _evidence(
 def _write(found: Evidence, console: Console) -> None:
     found.write()
     evidence.write_worst(evidence.read_all())
-    console.print(f"Kept in {found.path} and, as the worst seen, in {parity.TABLE}.", soft_wrap=True)
+    kept, table = os.path.relpath(found.path), os.path.relpath(parity.TABLE)
+    console.print(f"Kept in {kept} and, as the worst seen, in {table}.", soft_wrap=True)
     for sentence in evidence.complaints():
         console.print(f"[yellow]{sentence}[/]", soft_wrap=True)
