@@ -4,6 +4,7 @@ Every answer is compared with the eager model's, computed in this process, by th
 Nothing is asked twice: what would have been right at the second try is red here.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from rich.table import Table
 
 from benchmarks.random_requests import RandomRequests
 from client.asker import Asked, Asker
+from client.cannot_check import no_crash_is_a_difference
 from client.client import Client
 from client.connection import ONCE
+from client.errors import ClientError
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.payloads import images_per_request
 from client.store_names import served_names
@@ -168,6 +171,21 @@ def question(suspect: Suspect, asker: Asker, dice: np.random.Generator) -> None:
         suspect.http.add(judged(asker, one), len(one.rows) == 1 and one.served.get("batch_size", "1") != "1")
 
 
+def question_all(client: Client, trained: Trained, found: list[Suspect], inputs: int, seed: int) -> None:
+    """Prints a table of what was asked, whatever ends it."""
+    screen, dice = console(), np.random.default_rng(seed)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=screen, transient=True) as progress:
+        task = progress.add_task("Asking", total=inputs)
+        try:
+            for goldens in chunks(trained, inputs, seed):
+                for suspect in found:
+                    question(suspect, Asker(client, suspect.name, suspect.archive, goldens, trained.contract), dice)
+                progress.advance(task, len(goldens))
+        finally:
+            asked = f"{int(progress.tasks[task].completed):,} of {inputs:,} random inputs, seed {seed}"
+            screen.print(report(found, f"{trained.contract.model}: {asked}"))
+
+
 def report(found: list[Suspect], title: str) -> Table:
     columns = ("model", "hop", "requests", "answers", "in company", "largest difference", "flips", "red")
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE)
@@ -194,33 +212,22 @@ def main(
     url: Url = None,
     management_url: ManagementUrl = None,
 ) -> None:
-    """Ask every served runtime of MODEL about random inputs. Exit code 1 when any answer is red.
-
-    The table is of what was asked, even where something ends it early.
-    """
-    screen, trained, manifest = console(), load_trained(model, artifacts, data_dir), Manifest.read(store)
-    with Client(url, management_url, retries=ONCE) as client:
+    """Ask every served runtime of MODEL about random inputs. Exit code 0: none is red, 1: one is, 2: could not ask."""
+    with no_crash_is_a_difference(), Client(url, management_url, retries=ONCE) as client:
+        trained, manifest = load_trained(model, artifacts, data_dir), Manifest.read(store)
         found = suspects(served_names(client, manifest), manifest, trained, http_only)
         check(store, {suspect.name: suspect.archive for suspect in found})
-        with Progress(
-            *Progress.get_default_columns(), MofNCompleteColumn(), console=screen, transient=True
-        ) as progress:
-            task, dice = progress.add_task("Asking", total=inputs), np.random.default_rng(seed)
-            try:
-                for goldens in chunks(trained, inputs, seed):
-                    for suspect in found:
-                        asker = Asker(client, suspect.name, suspect.archive, goldens, trained.contract)
-                        question(suspect, asker, dice)
-                    progress.advance(task, len(goldens))
-            finally:
-                asked = int(progress.tasks[task].completed)
-                screen.print(report(found, f"{model}: {asked:,} of {inputs:,} random inputs, seed {seed}"))
+        question_all(client, trained, found, inputs, seed)
     for red in filter(None, (tally.red for one in found for tally in (one.inprocess, one.http))):
-        screen.print(red, style="red", markup=False, soft_wrap=True)
+        console().print(red, style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
 
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False)
     app.command()(main)
-    run(app)
+    try:
+        run(app)
+    except ClientError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
