@@ -1,6 +1,7 @@
 """What was found about a served model, hop by hop: for people, as JSON, and as JUnit XML for CI systems."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ LOOK_AT = {
     "versions of Pillow, simplejpeg and torch.",
     "eager": "The network itself answers otherwise than when the goldens were made. Look at the weights, at "
     "training/models/ and at torch's settings. If the change was meant: python -m export {model} --new-goldens",
-    "runtime": "The artifact computes otherwise than the network. Look at it layer by layer: "
-    "python -m export bisect {model} --runtime {runtime}",
+    "runtime": "The archive computes otherwise than the network. Look at its artifact layer by layer, and at the code "
+    "in its export/ where no layer differs: "
+    "python -m export bisect {model} --runtime {runtime} --archive {archive}{device}",
     "handler": "The archive's code around the runtime is at fault. Look at handler.py and serve/predictor.py in it.",
     "http": "What is served, or the way to it, is not what the archive is. Look at python -m serve status, and at what "
     "lies between the client and the server.",
@@ -34,12 +36,17 @@ LOOK_AT = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """One served model, hop by hop. `digest` is the SHA-256 of the weights that eager's answers come from."""
+    """One served model, hop by hop. `digest` is the SHA-256 of the weights that eager's answers come from.
+
+    `file` is where its archive lies, and `device` the kind of device that it is for.
+    """
 
     name: str
     model: str
     runtime: str
     digest: str
+    file: Path
+    device: str
     hops: tuple[Hop, ...]
 
     @property
@@ -54,7 +61,8 @@ class Verdict:
     def look_at(self) -> str:
         """What to do next; "" where nothing differs."""
         text = LOOK_AT.get(self.first_failing_hop or "", "")
-        return text.format(model=self.model, runtime=self.runtime.replace("_", "-"))
+        runtime, device = self.runtime.replace("_", "-"), "" if self.device == "cpu" else f" --device {self.device}"
+        return text.format(model=self.model, runtime=runtime, archive=self.file, device=device)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -86,6 +94,11 @@ def write(path: Path, verdicts: Sequence[Verdict]) -> None:
         draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
+def _printable(text: str) -> str:
+    """Without the control characters that XML can't hold: a sentence may have a server's own words in it."""
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
 def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
     """A suite for each model, a test case for each hop; a hop that differs is a failure."""
     suites = ElementTree.Element("testsuites")
@@ -97,7 +110,7 @@ def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
             case = ElementTree.SubElement(suite, "testcase", classname=verdict.name, name=hop.hop)
             if not hop.comparison.ok:
                 first = hop.hop == verdict.first_failing_hop
-                failure = ElementTree.SubElement(case, "failure", message=hop.comparison.sentence)
+                failure = ElementTree.SubElement(case, "failure", message=_printable(hop.comparison.sentence))
                 failure.text = verdict.look_at if first else f"An earlier hop differs: {verdict.first_failing_hop}."
     ElementTree.indent(suites)
     with publish(path) as draft:

@@ -41,7 +41,8 @@ class Verifier:
         goldens, contract = _reference(self.artifacts / archive.model, http_only)
         hops = [] if http_only else list(self._inprocess(name, archive, goldens))
         hops += HttpHops(Asker(self.client, name, archive, goldens, contract)).run()
-        return Verdict(name, archive.model, archive.runtime, goldens.weights, tuple(hops))
+        file = self.store / archive.file
+        return Verdict(name, archive.model, archive.runtime, goldens.weights, file, archive.device, tuple(hops))
 
     def _inprocess(self, name: str, archive: Archive, goldens: Goldens) -> Iterator[Hop]:
         """decode, eager, runtime, handler: each computed by the code in the archives, not by this repository's."""

@@ -24,7 +24,7 @@ from export.runtime import as_array
 from serve.messages import Request
 from serve.predictor import Predictor
 from serve.protocol import NPY
-from training.decoded import BadInput, Decoded
+from training.decoded import BadInput, OutOfMemory
 from training.decoders import CPU
 
 HERE = Path()
@@ -40,36 +40,42 @@ def answers() -> dict[str, NDArray[Any]]:
     """
     goldens, handler = Goldens.read(HERE / "goldens.npz"), _handler()
     predictor = handler.predictor
-    found: dict[str, Any] = {"decoders": [CPU] * len(goldens), **_tried("pixels", lambda: _decoded(predictor, goldens))}
-    if isinstance(found["pixels"], list):
-        found["decoders"] = [one.decoder for one in found["pixels"]]
-        found["pixels"] = np.concatenate([as_array(one.pixels) for one in found["pixels"]])
+    decoded = _tried(partial(_decoded, predictor, goldens))
+    pixels, decoders = decoded if isinstance(decoded, tuple) else (decoded, [CPU] * len(goldens))
+    found = {"model": predictor.contract.model, "pixels": pixels, "decoders": decoders}
     for size in parity.batch_sizes(predictor.contract.max_batch):
-        found |= _tried(f"runtime_{size}", partial(parity.run_goldens, predictor.loaded, goldens, size))
-        found |= _tried(f"handler_{size}", partial(_by_handler, handler, goldens, size))
-    attested = {f"attested_{name}": value for name, value in predictor.attestation.items()}
-    refused = _tried("refused", partial(handler.initialize, _context(1)))["refused"] or ""
-    found |= {"model": predictor.contract.model, "refused": refused}
-    return {name: np.array(value) for name, value in (found | attested).items()}
+        found[f"runtime_{size}"] = _tried(partial(parity.run_goldens, predictor.loaded, goldens, size))
+        found[f"handler_{size}"] = _tried(partial(_by_handler, handler, goldens, size))
+    found |= {f"attested_{name}": value for name, value in predictor.attestation.items()}
+    found |= {"refused": _tried(partial(handler.initialize, _context(1))) or ""}
+    return {name: np.array(value) for name, value in found.items()}
 
 
-def _tried(name: str, compute: Callable[[], Any]) -> dict[str, Any]:
-    """What was computed, or why it could not be: an archive's code fails in any way, and that is what is looked for."""
+def _tried(compute: Callable[[], Any]) -> Any:
+    """What was computed, or why it could not be: an archive's code fails in any way, and that is what is looked for.
+
+    A lack of memory is no fault of it.
+    """
     try:
-        return {name: compute()}
+        return compute()
+    except (MemoryError, OutOfMemory):
+        raise
     except Exception as error:  # noqa: BLE001 - it is told, as what is wrong with this step
-        return {name: str(error) or type(error).__name__}
+        return str(error) or type(error).__name__
 
 
-def _decoded(predictor: Predictor, goldens: Goldens) -> list[Decoded]:
-    """As in service: as many at once as a worker takes at most. Raises ValueError for a golden that is refused."""
+def _decoded(predictor: Predictor, goldens: Goldens) -> tuple[NDArray[Any], list[str]]:
+    """uint8 [N, *input.shape] and what decoded each, as in service: as many at once as a worker takes at most.
+
+    Raises ValueError for a golden that is refused.
+    """
     requests, found = [Request(body) for body in goldens.requests], []
     for rows in parity.batches(predictor.contract.max_batch, len(goldens)):
         for name, one in zip(goldens.names[rows], predictor.decode(requests[rows]), strict=True):
             if isinstance(one, BadInput):
                 raise ValueError(f"{name} is refused: {one}")
             found.append(one)
-    return found
+    return np.concatenate([as_array(one.pixels) for one in found]), [one.decoder for one in found]
 
 
 def _context(requests: int) -> Any:

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.faults.catalogue import fault
@@ -14,10 +15,16 @@ ARTIFACT = "the artifact"
 DIFFER = "differ, worst"
 
 
-def no_bfloat16() -> str:
-    """Why the precision of matrix products can't be lowered here; "" where it can."""
-    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "" if supported else "This processor has no bfloat16 instructions, so that torch computes in float32."
+def no_short_products() -> str:
+    """Why torch computes matrix products in float32 here even where it may use less; "" where it doesn't."""
+    batch, weights, before = torch.rand(8, 640), torch.rand(100, 640), torch.get_float32_matmul_precision()
+    exact = F.linear(batch, weights)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        distance = (F.linear(batch, weights) - exact).abs().max()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return "" if distance > 1e-3 else "This processor has no matrix unit for bfloat16 (AMX)."
 
 
 @fault(
@@ -55,7 +62,7 @@ def mean_and_std_swapped(scene: Scene) -> None:
     says=DIFFER,
     served="digits-torchscript",
     life="One process allows TF32 and the other does not. On a CPU the same setting allows bfloat16 in its place.",
-    missing=no_bfloat16,
+    missing=no_short_products,
 )
 def matrix_products_in_less_than_float32(scene: Scene) -> None:
     allowed = '    torch.set_float32_matmul_precision("medium")\n    torch.set_num_threads(threads)\n'

@@ -43,13 +43,23 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         workspace.run("serve", "down")
 
 
+@pytest.fixture(scope="session")
+def found(pytestconfig: pytest.Config) -> list[tuple[Fault, str]]:
+    return pytestconfig.stash.setdefault(FOUND, [])
+
+
 @pytest.fixture
 def set_scene(
-    request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str], other_epoch: Workspace
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    other_epoch: Workspace,
+    found: list[tuple[Fault, str]],
 ) -> Iterator[Scene]:
     """For the fault that the test is about."""
     fault: Fault = request.node.callspec.params["fault"]
     if reason := fault.missing():
+        found.append((fault, f"skipped: {reason}"))
         pytest.skip(reason)
     served: Workspace = request.getfixturevalue("photos" if fault.model == "photos" else "served")
     with requests.Session() as session:
@@ -59,16 +69,13 @@ def set_scene(
             yield made
 
 
-@pytest.fixture(scope="session")
-def found(pytestconfig: pytest.Config) -> list[tuple[Fault, str]]:
-    return pytestconfig.stash.setdefault(FOUND, [])
-
-
 def pytest_terminal_summary(config: pytest.Config) -> None:
     rows = config.stash.get(FOUND, [])
     if not rows:
         return
-    table = Table("group", "fault", "hop expected", "hop named", title=f"{len(rows)} faults", title_justify="left")
+    right = sum(fault.hop == named for fault, named in rows)
+    title = f"{len(rows)} faults, {right} named at their hop"
+    table = Table("group", "fault", "hop expected", "hop named", title=title, title_justify="left")
     for fault, named in rows:
         table.add_row(fault.group, fault.name, fault.hop, named if named == fault.hop else f"[red]{named}[/]")
     Console(width=120).print(table)

@@ -58,6 +58,19 @@ def crop_off_by_one(scene: Scene) -> None:
 
 
 @fault(
+    RESIZE,
+    where=CODE,
+    hop="decode",
+    says="must match exactly",
+    served="photos-onnx",
+    life="Resize was copied from the training's transforms, and CenterCrop, a line further down, was not.",
+)
+def not_cropped(scene: Scene) -> None:
+    cropped = "resized[:, top : top + spec.height, left : left + spec.width].permute"
+    scene.code("photos-onnx", INPUTS, cropped, "resized.permute")
+
+
+@fault(
     COLOURS,
     where=CODE,
     hop="decode",

@@ -16,7 +16,7 @@ from export.goldens import Goldens
 from export.runtime import runtime_module
 from export.trained import Trained, load_trained
 from tests.served.asking import Raw
-from tests.served.verifying import FEW, Fault, Verified, Verifier, proxy
+from tests.served.verifying import FEW, Tampering, Verified, Verifier, proxy
 from tests.workspace import Workspace, free_port
 
 ALL = (http_hops.BATCHED_REQUESTS, http_hops.LOAD_REQUESTS)
@@ -68,9 +68,9 @@ class Scene:
     def goldens(self, change: Callable[[Goldens], Goldens]) -> None:
         self.verifier.change_goldens(change)
 
-    def wire(self, fault: Fault) -> None:
+    def wire(self, tampering: Tampering) -> None:
         """Puts a proxy between the client and the shared server."""
-        self.url = self.until_the_end.enter_context(proxy(self.raw, fault))
+        self.url = self.until_the_end.enter_context(proxy(self.raw, tampering))
 
     def serve(self, *names: str) -> None:
         """Starts a TorchServe of its own over the archives as they are now."""
@@ -84,7 +84,7 @@ class Scene:
         requests = ALL if hop in ("http_batched", "http_load") else FEW
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(http_hops, "HOP_SECONDS", 120.0)  # a busy machine sends no fewer
-            return self.verifier.run(name, url=self.url, requests=requests)
+            return self.verifier.run(name, url=self.url, code=None, requests=requests)
 
 
 @contextmanager

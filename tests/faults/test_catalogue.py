@@ -2,6 +2,7 @@
 
 from tests.faults.table import FAULTS, FILES, PAGE, page
 from tests.served.test_verify import HOPS
+from tests.workspace import ROOT
 
 
 def test_there_are_fourteen_groups_and_thirty_faults_at_least() -> None:
@@ -16,3 +17,7 @@ def test_every_file_adds_to_it_and_every_hop_is_named_by_some() -> None:
 
 def test_the_docs_page_holds_the_catalogue_as_it_is() -> None:
     assert PAGE.read_text() == page(), "Write it anew: python -m tests.faults.table"
+
+
+def test_the_readme_says_how_many_there_are() -> None:
+    assert f"puts {len(FAULTS)} known faults into" in (ROOT / "README.md").read_text()

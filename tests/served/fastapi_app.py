@@ -1,6 +1,6 @@
 """A server that isn't TorchServe: an archive behind FastAPI. Run it in the folder that the archive was unzipped into:
 
-NAME=digits-onnx VERSION=1.0 python -m uvicorn --app-dir WHERE_THIS_FILE_IS fastapi_app:app
+NAME=digits-onnx VERSION=1.0 python -m uvicorn --port 9000 --app-dir WHERE_THIS_FILE_IS fastapi_app:app
 """
 
 import os

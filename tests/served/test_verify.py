@@ -20,7 +20,7 @@ from tests.served.verifying import (
     BATCHED,
     FEW,
     LOAD,
-    Fault,
+    Tampering,
     Verifier,
     changed,
     in_header,
@@ -169,7 +169,7 @@ def unlike_the_first_of_its_top(answer: Any) -> Any:
     return {**answer, "score": answer["top"][1]["score"]}
 
 
-def cut(chosen: Callable[[Reply], bool], **options: Any) -> Fault:
+def cut(chosen: Callable[[Reply], bool], **options: Any) -> Tampering:
     return lambda _, reply, __: replace(reply, body=reply.body[:-9], **options) if chosen(reply) else reply
 
 
@@ -203,7 +203,7 @@ def some_under_load(_: Call, reply: Reply, turn: int) -> Reply:
     return changed(reply, lambda logits: logits + np.float32(1e-3)) if turn >= 300 and turn % 20 == 0 else reply
 
 
-FAULTS: dict[str, tuple[Fault, str, str]] = {
+FAULTS: dict[str, tuple[Tampering, str, str]] = {
     "scores in three digits": (in_json(rounded), "http", "The scores are not the softmax of the logits"),
     "two labels swapped": (in_json(swapped), "http", "The labels are ranked"),
     "another score": (in_json(unlike_the_first_of_its_top), "http", "that of the same label among the ranked"),
