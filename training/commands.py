@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,6 +24,30 @@ def run(app: typer.Typer) -> None:
     except (ValueError, OSError) as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+class CannotCheck(ValueError):
+    """Nothing was found wrong, for it could not be looked at; the message says what is missing."""
+
+
+@contextmanager
+def no_crash_is_a_difference(*foreseen: type[Exception]) -> Iterator[None]:
+    """For commands whose exit code 1 says that something was compared and differs, which is Python's for a crash too.
+
+    Makes CannotCheck of what nobody foresaw; ValueError, OSError, a command's own end and `foreseen` are left alone.
+    """
+    try:
+        yield
+    except (ValueError, OSError, typer.Exit):
+        raise
+    except foreseen:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise CannotCheck(
+            f"It broke down at {place.filename}:{place.lineno} ({type(error).__name__}: {error}). "
+            "Nothing follows from this about the model."
+        ) from error
 
 
 @contextmanager

@@ -187,7 +187,8 @@ def _said_once() -> Iterator[None]:
     usual = threading.excepthook
 
     def hook(failure: threading.ExceptHookArgs) -> None:
-        if not isinstance(failure.exc_value, OSError):
+        its_own = type(failure.thread).__name__ == "_AsyncWriterThread"  # of tensorboard's event_file_writer
+        if not (its_own and isinstance(failure.exc_value, OSError)):
             usual(failure)
 
     threading.excepthook = hook

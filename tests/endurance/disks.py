@@ -29,10 +29,12 @@ class Disk:
 
 @contextmanager
 def mounted(folder: Path, megabytes: int) -> Iterator[Disk]:
-    """An empty one at `folder`. Skips the test where this user may not mount one."""
+    """An empty one at `folder`. Skips the test where there is no `mount`, or this user may not."""
     folder.mkdir()
     try:
         _mount("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder))
+    except FileNotFoundError as error:
+        pytest.skip(f"this machine lacks a program to mount a file system: {error.filename}")
     except subprocess.CalledProcessError as error:
         pytest.skip(f"this user lacks the privilege to mount a file system (CAP_SYS_ADMIN): {error.stderr.strip()}")
     try:

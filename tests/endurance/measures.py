@@ -16,6 +16,7 @@ from tests.served.live import MODEL, Live
 EVERY = 2.0  # seconds between two samples
 QUIET_SECONDS = 5
 WAIT_SECONDS = 120
+ENOUGH = 5  # samples for a line
 MB = 1e6
 
 
@@ -56,24 +57,37 @@ class Memory:
                 held = sum(worker.memory_full_info().uss for worker in found)
                 self.samples.append(Sample(time.monotonic(), java(live).memory_full_info().uss, held))
 
+    @property
+    def is_enough(self) -> bool:
+        return len(self._second_half()) >= ENOUGH
+
     def slope(self, kind: str) -> float:
         """MB a minute over the second half, by linear regression."""
-        seconds, held = self._second_half(kind)
+        seconds, held = self._line(kind)
         return float(np.polyfit(seconds, held, 1)[0] * 60 / MB)
 
     def grown(self, kind: str) -> float:
         """MB over the second half, by the same line."""
-        seconds, _ = self._second_half(kind)
+        seconds, _ = self._line(kind)
         return self.slope(kind) * (seconds[-1] - seconds[0]) / 60
 
     def last(self, kind: str) -> float:
         """MB."""
-        return float(getattr(self.samples[-1], kind) / MB)
+        return self._line(kind)[1][-1] / MB
 
-    def _second_half(self, kind: str) -> tuple[list[float], list[int]]:
-        middle = (self.samples[0].seconds + self.samples[-1].seconds) / 2
-        half = [sample for sample in self.samples if sample.seconds >= middle]
+    def _line(self, kind: str) -> tuple[list[float], list[int]]:
+        half = self._second_half()
+        assert len(half) >= ENOUGH, (
+            f"Memory needs {ENOUGH} samples in the second half, and has {len(half)}: "
+            "all the other time a worker was missing or loading."
+        )
         return [sample.seconds for sample in half], [getattr(sample, kind) for sample in half]
+
+    def _second_half(self) -> list[Sample]:
+        if not self.samples:
+            return []
+        middle = (self.samples[0].seconds + self.samples[-1].seconds) / 2
+        return [sample for sample in self.samples if sample.seconds >= middle]
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from client.payloads import ANY_BYTES
 from client.wire import resolved
 from serve.protocol import NPY
 from tests.endurance.bodies import TYPES, Sent, anything, requests
@@ -24,6 +25,7 @@ from training.models import digits, photos
 EXAMPLES = length(short=300, full=20_000)
 PATIENCE = pytest.mark.timeout(length(short=180, full=3600))
 SLOW = 2.0  # seconds at the client, of a server that does nothing else
+AS_CLIENTS_ASK = (("Content-Type", ANY_BYTES), ("Accept", NPY))
 
 
 # TorchServe's own 500s for a form whose header names no boundary, or whose part has no name: Netty's form decoder fails
@@ -69,12 +71,12 @@ class Fuzzed:
     def _timed(self, sent: Sent, tries: int = TRIES) -> Answer:
         start, connection = time.perf_counter(), self._socket or socket.create_connection(self.address, 60)
         self._socket = None
-        connection.sendall(self._request(sent))
         response = http.client.HTTPResponse(connection)
         try:
+            connection.sendall(self._request(sent))
             response.begin()
             body = response.read()
-        except ConnectionResetError:
+        except (BrokenPipeError, ConnectionResetError):
             connection.close()
             if tries == 1:
                 raise
@@ -96,9 +98,12 @@ def test_whatever_is_sent_is_answered_soon_with_no_5xx_and_no_worker_dies(
     live: Live, say: Callable[[str], None]
 ) -> None:
     server, workers = Fuzzed(resolved(live.workspace.url), live.token()), live.workers()
+    known = live.goldens("1.0").requests
 
     @settings(max_examples=EXAMPLES)
-    @given(requests(live.goldens("1.0").requests))
+    @given(requests(known))
+    @example(Sent(AS_CLIENTS_ASK, known[0]))  # answered 200
+    @example(Sent(AS_CLIENTS_ASK, b"seven"))  # answered 400
     def fuzz(sent: Sent) -> None:
         answer = server.send(sent)
         assert not answer.is_failure, answer

@@ -24,7 +24,7 @@ from tests.workspace import ROOT, Workspace
 from training.files import sha256
 
 RUNTIME = "onnx"
-KILLS = length(short=5, full=100)
+KILLS = length(short=3, full=100)
 SEED = 0
 
 
@@ -92,7 +92,7 @@ class Exports:
             self.ran.add(digest)
 
 
-@pytest.mark.timeout(length(short=180, full=3600))
+@pytest.mark.timeout(length(short=600, full=3600))
 def test_an_export_killed_at_any_moment_leaves_whole_archives_that_answer_right_and_the_next_one_works(
     trained: Workspace, tmp_path: Path, say: Callable[[str], None]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Those who ask at once: some rightly, some garbage, some byte by byte, and some who don't stay for the answer."""
+"""Those who ask at once: some rightly, some garbage, some bit by bit, and some who don't stay for the answer."""
 
 import http.client
 import random
@@ -27,7 +27,7 @@ from training.models.digits import LABELS
 ASKERS, DRIBBLERS, LEAVERS = 4, 4, 2
 PAUSE = 0.02  # the server, its workers and the commands need the cores too
 GARBAGE = 0.05  # of what is asked by those who ask rightly
-PIECES, PIECE_PAUSE = 20, 0.25  # of a request that comes byte by byte: five seconds
+PIECES, PIECE_PAUSE = 20, 0.25  # of a request that comes slowly, in five seconds; counted as "byte by byte"
 LOST_STATUSES = (500, 503, LOST)  # what a request that is sent once may meet when its worker is killed
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER for no time: the connection ends with a reset instead of a goodbye
 

@@ -1,11 +1,13 @@
 """What the endurance tests measure with finds what it is there to find."""
 
 import math
+from pathlib import Path
 
 import pytest
 
+from tests.endurance.disks import mounted
 from tests.endurance.length import VARIABLE, length
-from tests.endurance.measures import MB, Memory, Sample
+from tests.endurance.measures import ENOUGH, MB, Memory, Sample
 from tests.endurance.tally import Tally, judge
 
 
@@ -21,6 +23,15 @@ def test_the_slope_is_what_leaks_not_what_warms_up_or_swings(leak: float) -> Non
     memory = sampled(10, leak)
     assert memory.slope("workers") == pytest.approx(leak, abs=0.5)
     assert memory.grown("workers") == pytest.approx(5 * leak, abs=2.5)
+
+
+@pytest.mark.parametrize("number", [0, 1, ENOUGH - 1])
+def test_too_few_samples_are_said_to_be_too_few(number: int) -> None:
+    memory = Memory(sampled(1, 0).samples[:number])
+    assert not memory.is_enough
+    for measure in (memory.slope, memory.grown, memory.last):
+        with pytest.raises(AssertionError, match=rf"Memory needs {ENOUGH} samples in the second half, and has \d:"):
+            measure("java")
 
 
 def test_an_answer_is_right_only_where_it_is_that_of_the_attested_version_and_of_no_other() -> None:
@@ -41,3 +52,11 @@ def test_a_length_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(VARIABLE, "long")
     with pytest.raises(ValueError, match=r"ENDURANCE is 'long'\. Set it to full, or to short"):
         length(short=1, full=2)
+
+
+def test_where_there_is_no_mount_the_tests_of_disks_are_skipped_and_say_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match="lacks a program to mount a file system: mount"):
+        mounted(tmp_path / "disk", megabytes=1).__enter__()

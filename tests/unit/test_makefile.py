@@ -85,13 +85,15 @@ def test_every_named_target_is_phony() -> None:
     assert re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE) == TARGETS
 
 
-def test_tests_that_need_docker_or_half_an_hour_are_run_by_targets_of_their_own(project: Project) -> None:
-    project.make("test", "test-endurance", "test-containers")
-    called = (project.folder / "calls").read_text().splitlines()
-    assert called[-3:] == [
-        "-m pytest -m not containers",
-        "-m pytest tests/endurance",
-        "-m pytest tests/containers",
+def test_each_target_of_tests_runs_its_own_and_only_make_test_endurance_asks_for_their_full_length(
+    project: Project,
+) -> None:
+    recipes = project.make("--dry-run", "test", "test-faults", "test-endurance", "test-containers").stdout.splitlines()
+    assert [line for line in recipes if "pytest" in line] == [
+        '.venv/bin/python -m pytest -m "not containers"',
+        ".venv/bin/python -m pytest tests/faults",
+        "ENDURANCE=full .venv/bin/python -m pytest tests/endurance",
+        ".venv/bin/python -m pytest tests/containers",
     ]
 
 
