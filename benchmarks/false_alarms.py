@@ -79,6 +79,11 @@ class Suspect:
     inprocess: Tally
     http: Tally
 
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """By hop."""
+        return {"runtime": self.inprocess, "http": self.http}
+
 
 def suspects(names: list[str], manifest: Manifest, trained: Trained, http_only: bool) -> list[Suspect]:
     """Raises ValueError when none is served, or one in process is of other weights."""
@@ -102,11 +107,12 @@ def _artifact(archive: Archive, trained: Trained) -> Loaded:
 
 
 def chunks(trained: Trained, inputs: int, seed: int) -> Iterator[Goldens]:
-    """Random requests with eager's answers."""
+    """Random requests with eager's answers. An input's number, from 1, is in its name."""
     requests = RandomRequests(trained.data.held_out.images, trained.contract.input, seed)
     for rows in parity.batches(CHUNK, inputs):
         names, bodies, pixels = zip(*(requests.draw() for _ in range(rows.stop - rows.start)), strict=True)
-        yield answered_by_eager(trained, names, bodies, np.concatenate(pixels))
+        numbered = [f"input {number}, {name}" for number, name in enumerate(names, rows.start + 1)]
+        yield answered_by_eager(trained, numbered, bodies, np.concatenate(pixels))
 
 
 def asks(asker: Asker, dice: np.random.Generator) -> list[Ask]:
@@ -172,7 +178,7 @@ def question(suspect: Suspect, asker: Asker, dice: np.random.Generator) -> None:
 
 
 def question_all(client: Client, trained: Trained, found: list[Suspect], inputs: int, seed: int) -> None:
-    """Prints a table of what was asked, whatever ends it."""
+    """Prints a table of what was asked, and what was red, whatever ends it."""
     screen, dice = console(), np.random.default_rng(seed)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=screen, transient=True) as progress:
         task = progress.add_task("Asking", total=inputs)
@@ -184,16 +190,28 @@ def question_all(client: Client, trained: Trained, found: list[Suspect], inputs:
         finally:
             asked = f"{int(progress.tasks[task].completed):,} of {inputs:,} random inputs, seed {seed}"
             screen.print(report(found, f"{trained.contract.model}: {asked}"))
+            for sentence in alarms(found):
+                screen.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def report(found: list[Suspect], title: str) -> Table:
     columns = ("model", "hop", "requests", "answers", "in company", "largest difference", "flips", "red")
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE)
     for suspect in found:
-        for hop, tally in (("runtime", suspect.inprocess), ("http", suspect.http)):
+        for hop, tally in suspect.tallies.items():
             if tally.requests:
                 table.add_row(suspect.name, hop, *_cells(tally))
     return table
+
+
+def alarms(found: list[Suspect]) -> list[str]:
+    """The first red sentence of every model and hop that has one."""
+    return [
+        f"{suspect.name}, {hop}: {tally.red}"
+        for suspect in found
+        for hop, tally in suspect.tallies.items()
+        if tally.reds
+    ]
 
 
 def _cells(tally: Tally) -> list[str]:
@@ -218,8 +236,7 @@ def main(
         found = suspects(served_names(client, manifest), manifest, trained, http_only)
         check(store, {suspect.name: suspect.archive for suspect in found})
         question_all(client, trained, found, inputs, seed)
-    for red in filter(None, (tally.red for one in found for tally in (one.inprocess, one.http))):
-        console().print(red, style="red", markup=False, soft_wrap=True)
+    if alarms(found):
         raise typer.Exit(1)
 
 

@@ -23,7 +23,7 @@ from training.decoders import CPU, NVJPEG, unsuited
 FURTHER: dict[str, Callable[..., None]] = {"bisect": bisect, "calibrate": calibrate}
 
 app = typer.Typer(add_completion=False)
-further = typer.Typer(add_completion=False, callback=lambda: None)  # so that even one command keeps its name
+further = typer.Typer(add_completion=False)
 for _name, _command in FURTHER.items():
     further.command(_name)(_command)
 

@@ -22,6 +22,7 @@ from export.pipeline import THREADS, goldens_of
 from export.runtime import Loaded, runtime_module
 from export.trained import Trained, load_trained
 from export.walks import Walk, walk_eager, walk_network, walk_onnx, walk_torchscript
+from training.commands import no_crash_is_a_difference
 
 # By the beginning of a runtime's name; a reduced precision is walked as the runtime that it is built on.
 WALKS: dict[str, Callable[[Path, str, int], Walk]] = {
@@ -42,6 +43,7 @@ class Found:
     layers: Layers
 
 
+@no_crash_is_a_difference()
 def bisect(
     model: Annotated[str, typer.Argument(help="A model of the zoo, exported.")],
     runtime: Annotated[str, typer.Option(help="The one that differs from eager.")],
@@ -65,7 +67,6 @@ def bisect(
     with (
         console.status(f"Walking {model} in {name} beside eager"),
         _artifact(trained.path.with_name(module.ARTIFACT), archive) as path,
-        _it_runs(path, name),
     ):
         found = _look(path, name, device, trained, goldens)
     _print(console, found, trained, goldens)
@@ -106,7 +107,7 @@ def _unpacked(archive: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _it_runs(path: Path, runtime: str) -> Iterator[None]:
+def it_runs(path: Path, runtime: str) -> Iterator[None]:
     """What a runtime raises for a file that it can't load or run becomes a ValueError: it is no difference."""
     failures: tuple[type[Exception], ...] = (RuntimeError, KeyError)
     if runtime.startswith("onnx"):
@@ -123,19 +124,20 @@ def _it_runs(path: Path, runtime: str) -> Iterator[None]:
 
 def _look(path: Path, runtime: str, device: str, trained: Trained, goldens: Goldens) -> Found:
     """Raises ValueError for an artifact that can't be walked; then its logits alone are compared."""
-    loaded = runtime_module(runtime).load(path, device, THREADS)
+    with it_runs(path, runtime):
+        loaded = runtime_module(runtime).load(path, device, THREADS)
+        answers = [parity.run_goldens(loaded, goldens, size) for size in parity.batch_sizes(trained.contract.max_batch)]
     row = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device)
-    sizes = parity.batch_sizes(trained.contract.max_batch)
-    logits = parity.worst_of(
-        [parity.compare(parity.run_goldens(loaded, goldens, size), goldens, row) for size in sizes]
-    )
-    walk = WALKS.get(runtime.partition("_")[0])
-    if walk is None:
+    logits = parity.worst_of([parity.compare(answer, goldens, row) for answer in answers])
+    open_walk = WALKS.get(runtime.partition("_")[0])
+    if open_walk is None:
         raise ValueError(_unwalkable(path, logits))
+    with it_runs(path, runtime):
+        walk = open_walk(path, device, THREADS)
     layers = compare_layers(
         walk_network(trained.network),
         walk_network(copy.deepcopy(trained.network).double()),
-        walk(path, device, THREADS),
+        it_runs(path, runtime)(walk),
         goldens,
         row,
     )

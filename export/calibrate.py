@@ -1,13 +1,14 @@
 """`python -m export calibrate MODEL`: how far every runtime is from eager, over many more inputs than an export has."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import torch
 import typer
 from rich import box
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from export import evidence, parity
+from export.bisect import it_runs
 from export.evidence import Evidence, Seen
 from export.goldens import Goldens
 from export.on_torch import check_device
@@ -23,6 +25,7 @@ from export.pipeline import PACKAGES, answered_by_eager
 from export.probes import KINDS, probes
 from export.runtime import Loaded, runtime_module, runtime_names
 from export.trained import Trained, load_trained
+from training.commands import no_crash_is_a_difference
 from training.versions import processor, versions
 
 DEVICES = {"cpu": "cpu", "cuda": "cuda:0"}
@@ -57,6 +60,7 @@ class Measured:
         )
 
 
+@no_crash_is_a_difference()
 def calibrate(
     model: Annotated[str, typer.Argument(help="A model of the zoo, exported.")],
     runtime: Annotated[
@@ -74,7 +78,7 @@ def calibrate(
     """Measure how far each exported artifact is from eager, which the tolerances rest on.
 
     Every input at batch sizes 1, 2, 3, 7 and the largest, with 1 and 2 threads, beside eager one at a time on one
-    thread. Exit code 1 when any answer is beyond its limit.
+    thread. Exit code 0: no answer is beyond its limit; 1: one is; 2: it could not be measured.
     """
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     check_device(device)
@@ -151,20 +155,18 @@ def measure(
     """One artifact over all references. `done` is called after each of them, at each batch size. Raises ValueError."""
     found: dict[str, list[parity.Comparison]] = {kind: [] for kind in references}
     for threads in THREADS[device]:
-        loaded = runtime_module(runtime).load(path, DEVICES[device], threads)
+        with it_runs(path, runtime):
+            loaded = runtime_module(runtime).load(path, DEVICES[device], threads)
         if (loaded.weights, loaded.contract) != (trained.digest, trained.contract):
             raise ValueError(f"{path} was made from other weights. {_how_to_export(trained, runtime)}")
         limit = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device)
         for kind, goldens in references.items():
-            for comparison in _at_all_sizes(loaded, goldens, limit):
-                found[kind].append(comparison)
+            for size in parity.batch_sizes(loaded.contract.max_batch):
+                with it_runs(path, runtime):
+                    logits = parity.run_goldens(loaded, goldens, size)
+                found[kind].append(parity.compare(logits, goldens, limit))
                 done()
     return Measured(runtime, loaded, limit, {kind: parity.worst_of(ones) for kind, ones in found.items()})
-
-
-def _at_all_sizes(loaded: Loaded, goldens: Goldens, limit: parity.Tolerance) -> Iterator[parity.Comparison]:
-    for size in parity.batch_sizes(loaded.contract.max_batch):
-        yield parity.compare(parity.run_goldens(loaded, goldens, size), goldens, limit)
 
 
 def _table(measured: list[Measured], title: str) -> Table:
@@ -205,10 +207,15 @@ def _evidence(
         batch_sizes=tuple(parity.batch_sizes(trained.contract.max_batch)),
         threads=THREADS[device],
         largest_logit=max(float(np.abs(goldens.logits).max()) for goldens in references.values()),
-        processor=processor(),
+        processor=_processor(device),
         versions=versions(PACKAGES),
         seen=tuple(one.seen() for one in measured),
     )
+
+
+def _processor(device: str) -> str:
+    """The model of what computed."""
+    return processor() if device == "cpu" else torch.cuda.get_device_name(DEVICES[device])
 
 
 def _write(found: Evidence, console: Console) -> None:

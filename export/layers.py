@@ -1,12 +1,11 @@
 """An artifact's layers beside eager's: how far each is off, and how far it may be."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from export.goldens import Goldens
 from export.parity import Tolerance, batches
@@ -14,6 +13,7 @@ from export.steps import Step, same_steps
 from export.walks import Walk
 
 BATCH = 4  # goldens at a time: all results of a large network are held at once, three times
+TINY = float(np.finfo(np.float32).tiny)  # the least error that eager is taken to have: a layer may be all zeros
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Layer:
     @property
     def excess(self) -> float:
         """The distance in limits."""
-        return self.distance / self.limit if math.isfinite(self.distance) else math.inf
+        return float(_in_limits(self.distance, self.limit))
 
     @property
     def differs(self) -> bool:
@@ -70,23 +70,21 @@ def compare_layers(eager: Walk, oracle: Walk, artifact: Walk, goldens: Goldens, 
     Raises ValueError when there is nothing to compare.
     """
     grants = _room(goldens, row) * _errors(eager, oracle, goldens)
+    steps = eager(goldens.pixels[:BATCH])
+    pairs = same_steps(steps, artifact(goldens.pixels[:BATCH]))
+    if not pairs:
+        raise ValueError("The artifact's graph has no step in common with the network, so it can't be compared.")
     parts: list[list[Layer]] = []
     for rows in batches(BATCH, len(goldens)):
         ours, theirs = (walk(goldens.pixels[rows]) for walk in (eager, artifact))
-        if not parts:
-            pairs = same_steps(ours, theirs)
-            if not pairs:
-                raise ValueError(
-                    "The artifact's graph has no step in common with the network, so it can't be compared."
-                )
         parts.append([_layer(ours[i], theirs[j], grants[i], row.rtol, rows.start) for i, j in pairs])
     layers = tuple(reduce(_worse, part) for part in zip(*parts, strict=True))
-    return Layers(layers, _skipped(ours, [i for i, _ in pairs]), len(ours))
+    return Layers(layers, _skipped(steps, [i for i, _ in pairs]), len(steps))
 
 
 def _room(goldens: Goldens, row: Tolerance) -> float:
     """How many of eager's errors the row's atol is."""
-    return row.atol / max(float(np.abs(goldens.logits - goldens.oracle).max()), _ulp(goldens.oracle))
+    return row.atol / max(float(np.abs(goldens.logits - goldens.oracle).max()), _ulp(goldens.oracle), TINY)
 
 
 def _errors(eager: Walk, oracle: Walk, goldens: Goldens) -> NDArray[np.float64]:
@@ -94,7 +92,7 @@ def _errors(eager: Walk, oracle: Walk, goldens: Goldens) -> NDArray[np.float64]:
     found = []
     for rows in batches(BATCH, len(goldens)):
         steps = zip(eager(goldens.pixels[rows]), oracle(goldens.pixels[rows]), strict=True)
-        found.append([max(_distance(here.value, exact.value).max(), _ulp(exact.value)) for here, exact in steps])
+        found.append([max(_distance(here.value, exact.value).max(), _ulp(exact.value), TINY) for here, exact in steps])
     largest: NDArray[np.float64] = np.array(found).max(axis=0)
     return largest
 
@@ -107,8 +105,7 @@ def _ulp(values: NDArray[np.float64]) -> float:
 def _layer(eager: Step, artifact: Step, atol: float, rtol: float, start: int) -> Layer:
     here, there = eager.value.astype(np.float64), artifact.value.astype(np.float64)
     distance, limit = _distance(there, here), atol + rtol * np.where(np.isfinite(here), np.abs(here), 0)
-    with np.errstate(invalid="ignore"):
-        excess = np.where(np.isinf(distance), np.inf, distance / limit)
+    excess = _in_limits(distance, limit)
     row, *place = (int(index) for index in np.unravel_index(excess.argmax(), excess.shape))
     return Layer(
         name=eager.layer,
@@ -128,6 +125,12 @@ def _distance(there: NDArray[np.float64], here: NDArray[np.float64]) -> NDArray[
     with np.errstate(invalid="ignore"):
         apart = np.where(there == here, 0, np.abs(there - here))
     return np.nan_to_num(apart, nan=np.inf, posinf=np.inf)
+
+
+def _in_limits(distance: ArrayLike, limit: ArrayLike) -> NDArray[np.float64]:
+    """Elementwise, how many limits the distance is. No distance is none of them, and infinity more than any."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.equal(distance, 0), 0, np.where(np.isinf(distance), np.inf, np.divide(distance, limit)))
 
 
 def _worse(one: Layer, other: Layer) -> Layer:

@@ -75,8 +75,9 @@ def walk_onnx(path: Path, device: str, threads: int) -> Walk:
 
 def _layer(node: Any, constants: Collection[str]) -> str:
     """What PyTorch's exporter noted about a node: the modules, from the outermost inwards, and the operation."""
-    scopes = next((note.value for note in node.metadata_props if note.key == "pkg.torch.onnx.name_scopes"), "['', '']")
-    return ast.literal_eval(scopes)[-2] or next((name for name in node.input if name in constants), "")
+    scopes = next((note.value for note in node.metadata_props if note.key == "pkg.torch.onnx.name_scopes"), "[]")
+    modules = ast.literal_eval(scopes)[:-1]
+    return (modules and modules[-1]) or next((name for name in node.input if name in constants), "")
 
 
 def walk_torchscript(path: Path, device: str, threads: int) -> Walk:

@@ -345,6 +345,19 @@ def test_an_artifact_that_cannot_be_walked_is_no_difference(
     assert len(done.error.splitlines()) == 1
 
 
+def test_a_crash_of_our_own_is_no_difference_and_no_fault_of_the_artifact(
+    bisect: Bisect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> Layers:
+        raise RuntimeError("our own")
+
+    monkeypatch.setattr("export.bisect.compare_layers", crash)
+    done = bisect("onnx")
+    assert done.code == 2
+    assert done.error.startswith("error: It broke down at ")
+    assert done.error.endswith("(RuntimeError: our own). Nothing follows from this about the model.\n")
+
+
 def refusals(workspace: Workspace) -> None:
     (workspace.folder / "no.mar").write_text("no archive")
     artifact_of(workspace, "onnx").unlink()

@@ -134,6 +134,30 @@ def test_an_artifact_of_other_weights_is_not_measured(exported: Workspace, tmp_p
     )
 
 
+@pytest.mark.parametrize(("runtime", "file"), [("torchscript", "model.pt"), ("onnx", "model.onnx")])
+def test_a_damaged_artifact_is_a_sentence_and_no_difference(
+    exported: Workspace, tmp_path: Path, runtime: str, file: str
+) -> None:
+    damaged = exported.copy_to(tmp_path)
+    path = damaged.artifacts / file
+    path.write_bytes(path.read_bytes()[:20_000])
+    done = damaged.run("export", "calibrate", "digits", *FEW, "--runtime", runtime, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {file} can't be loaded and run as {runtime} at every batch size: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_crash_of_our_own_is_no_difference(
+    exported: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(*_: object) -> parity.Comparison:
+        raise RuntimeError("our own")
+
+    monkeypatch.setattr(parity, "compare", crash)
+    assert calibrate(exported, "--runtime", "onnx", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err.startswith("error: It broke down at ")
+
+
 def test_the_commands_help_names_the_further_ones(exported: Workspace) -> None:
     assert "Further commands, which have their own --help: " in exported.run("export", "--help").stdout
     assert "calibrate [OPTIONS]" in exported.run("export", "calibrate", "--help").stdout

@@ -2,17 +2,20 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from export.goldens import Goldens
 from export.layers import Layers, compare_layers
 from export.parity import Tolerance
 from export.steps import Step, kind, same_steps
-from export.walks import Walk
+from export.walks import Walk, walk_onnx
 from training.decoded import Pixels
 
 Shape = tuple[int, ...]
@@ -145,3 +148,50 @@ def test_infinity_is_not_the_same_as_a_number_where_eager_has_overflowed_and_flo
     eager = constant(0, math.inf)
     assert compared(eager, eager).first is None
     assert compared(eager, constant(0, 2.0)).first == 0
+
+
+def all_of(value: float) -> Walk:
+    """Of one step, six times two numbers."""
+    return lambda pixels: [Step("relu", np.full((len(pixels), 2), value), False, "act")]
+
+
+def test_a_layer_that_is_all_zeros_is_the_same_as_itself_and_not_as_another() -> None:
+    zeros = all_of(0.0)
+    [layer] = compare_layers(zeros, zeros, zeros, GOLDENS, ROW).layers
+    assert (layer.excess, layer.differs) == (0, False)
+    assert compare_layers(zeros, zeros, all_of(1e-6), GOLDENS, ROW).first == 0
+
+
+@pytest.mark.parametrize("theirs", [0.0, 1e-6])
+def test_a_limit_of_nothing_is_kept_by_no_difference_alone(theirs: float) -> None:
+    exact = Tolerance(0, 0, 0, "a test")
+    [layer] = compare_layers(all_of(0.0), all_of(0.0), all_of(theirs), GOLDENS, exact).layers
+    assert layer.excess == (math.inf if theirs else 0)
+    assert layer.differs == bool(theirs)
+
+
+def test_logits_that_are_all_zeros_grant_the_layers_something_all_the_same() -> None:
+    dead = replace(GOLDENS, logits=np.zeros((6, 1), np.float32), oracle=np.zeros((6, 1)))
+    assert compare_layers(constant(0), constant(0), constant(9 * ULP), dead, ROW).first is None
+
+
+@pytest.mark.parametrize(
+    ("scopes", "layer"),
+    [(None, "bias"), ("[]", "bias"), ("['add']", "bias"), ("['', 'add']", "bias"), ("['', 'head', 'add']", "head")],
+)
+def test_a_node_is_called_by_its_module_or_else_by_its_constant(tmp_path: Path, scopes: str | None, layer: str) -> None:
+    """The exporter notes the modules from the outermost inwards, then the operation."""
+    add = helper.make_node("Add", ["floats", "bias"], ["logits"])
+    if scopes is not None:
+        add.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT), add],
+        "one step",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 1])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", 1])],
+        [helper.make_tensor("bias", TensorProto.FLOAT, [1], [0.5])],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "model.onnx")
+    [step] = walk_onnx(tmp_path / "model.onnx", "cpu", 1)(np.zeros((2, 1), np.uint8))
+    assert (step.operation, step.layer) == ("add", layer)

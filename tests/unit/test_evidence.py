@@ -1,5 +1,6 @@
 """What the tolerances rest on is what was measured, and a row that allows much more than that does not get through."""
 
+import re
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -37,6 +38,14 @@ def change(table: Path, old: str, new: str) -> None:
 
 def test_every_row_says_what_its_evidence_says_and_allows_at_most_the_margin() -> None:
     assert evidence.complaints() == []
+
+
+def test_the_document_says_between_what_margins_the_rows_stand() -> None:
+    document = Path(__file__).parents[2] / "docs" / "parity.md"
+    margins = [row["atol"] / row["worst"] for row in ROWS]
+    said = re.search(r"the rows stand at (\S+) to (\S+) times", document.read_text())
+    assert said
+    assert said.groups() == (f"{min(margins):.1f}", f"{max(margins):.1f}")
 
 
 FOR_ALL = [row for row in ROWS if row["device"] == "cpu" and "model" not in row]
