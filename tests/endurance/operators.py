@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
 
 import psutil
 
@@ -16,6 +15,7 @@ from tests.served.live import MODEL, Live
 
 PROMOTE_SECONDS, KILL_SECONDS = 20, 30  # on average: half as long or half as much again, so that they fall together too
 OTHER = {"1.0": "2.0", "2.0": "1.0"}
+NEXT = {"promote": "rollback", "rollback": "promote"}
 
 
 def java(live: Live) -> psutil.Process:
@@ -34,13 +34,14 @@ class Operators:
     ended: threading.Event
 
     def promote(self, draw: random.Random) -> None:
-        """The other version by turns promoted and rolled back to, by the real commands."""
-        commands = cycle(("promote", "rollback"))
+        """The other version by turns promoted and rolled back to, by the real commands; what was refused, again."""
+        command = "promote"
         while not self.ended.wait(PROMOTE_SECONDS * draw.uniform(0.5, 1.5)):
-            self._switch(next(commands))
+            if self._switch(command):
+                command = NEXT[command]
 
-    def _switch(self, command: str) -> None:
-        """A command that fails says why, and changes nothing."""
+    def _switch(self, command: str) -> bool:
+        """Whether it was done. A command that fails says why, and changes nothing."""
         before = self.live.default()
         arguments = (command, MODEL, OTHER[before]) if command == "promote" else (command, MODEL)
         done = self.live.serve(*arguments, check=False)
@@ -50,6 +51,7 @@ class Operators:
             self.tally.refused.append(done.stderr.strip())
         if after != (OTHER[before] if done.returncode == 0 else before):
             self.tally.wrong.append(f"{command} from {before} leads to {after}: {done.stdout}{done.stderr}")
+        return done.returncode == 0
 
     def kill(self, draw: random.Random) -> None:
         """SIGKILL to one of the workers, of whichever version."""
