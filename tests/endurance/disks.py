@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 PAGE = os.sysconf("SC_PAGE_SIZE")
 FILLING = "filling"
 
@@ -29,14 +27,14 @@ class Disk:
 
 @contextmanager
 def mounted(folder: Path, megabytes: int) -> Iterator[Disk]:
-    """An empty one at `folder`. Skips the test where there is no `mount`, or this user may not."""
+    """An empty one at `folder`. Raises RuntimeError where there is no `mount`, or this user may not."""
     folder.mkdir()
     try:
         _mount("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder))
     except FileNotFoundError as error:
-        pytest.skip(f"this machine lacks a program to mount a file system: {error.filename}")
+        raise RuntimeError(f"There is no {error.filename} here, to mount a small disk. Install it.") from None
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"this user lacks the privilege to mount a file system (CAP_SYS_ADMIN): {error.stderr.strip()}")
+        raise RuntimeError(f"A small disk can't be mounted; run this as root. {error.stderr.strip()}") from None
     try:
         yield Disk(folder)
     finally:

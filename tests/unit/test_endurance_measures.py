@@ -54,9 +54,9 @@ def test_a_length_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) 
         length(short=1, full=2)
 
 
-def test_where_there_is_no_mount_the_tests_of_disks_are_skipped_and_say_why(
+def test_where_there_is_no_mount_the_tests_of_disks_fail_and_say_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(pytest.skip.Exception, match="lacks a program to mount a file system: mount"):
+    with pytest.raises(RuntimeError, match=r"There is no mount here, to mount a small disk\. Install it\."):
         mounted(tmp_path / "disk", megabytes=1).__enter__()
