@@ -4,7 +4,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +23,11 @@ from export.layers import Layers, compare_layers
 from export.pipeline import make_goldens
 from export.runtime import CONTRACT, WEIGHTS, runtime_module
 from export.runtimes.torchscript import deprecated
-from export.trained import Trained, load_trained
+from export.trained import Trained
 from export.walks import walk_network
+from tests.integration.exporting import Done, ended, trained_in
 from tests.workspace import Workspace, free_port
 from training import weights
-from training.commands import run
 from training.files import sha256
 
 CAPTURED = ("onnx", "torchscript")
@@ -35,20 +35,7 @@ CAPTURED = ("onnx", "torchscript")
 per_captured = pytest.mark.parametrize("runtime", CAPTURED)
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    error: str
-
-
 Bisect = Callable[..., Done]
-
-
-@pytest.fixture
-def workspace(exported: Workspace, tmp_path: Path) -> Workspace:
-    """To be changed."""
-    return exported.copy_to(tmp_path / "workspace")
 
 
 @pytest.fixture
@@ -59,16 +46,9 @@ def bisect(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
     def command(runtime: str, *arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["export", "bisect", "digits", "--runtime", runtime, *arguments])
-        with pytest.raises(SystemExit) as ended:
-            run(further)
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
+        return ended(further, capsys)
 
     return command
-
-
-def trained_in(workspace: Workspace) -> Trained:
-    return load_trained("digits", workspace.folder / "artifacts")
 
 
 def artifact_of(workspace: Workspace, runtime: str) -> Path:

@@ -11,7 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ from export.manifest import Manifest
 from export.pipeline import export_runtime
 from export.runtime import Loaded, float32_names, runtime_module, runtime_names
 from export.runtimes import aoti, torchscript
-from export.trained import Trained, load_trained
+from export.trained import Trained
+from tests.integration.exporting import Done, ended, trained_in
 from tests.snapshot import snapshot
 from tests.workspace import READ_ONLY, ROOT, Workspace, no_room_above
 from training import weights
-from training.commands import run
 from training.contract import Contract
 from training.files import sha256
 
@@ -43,20 +43,7 @@ QUICK = ("eager", "torchscript", "onnx")
 per_runtime = pytest.mark.parametrize("runtime", float32_names())
 
 
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    error: str
-
-
 Export = Callable[..., Done]
-
-
-@pytest.fixture
-def workspace(exported: Workspace, tmp_path: Path) -> Workspace:
-    """To be changed."""
-    return exported.copy_to(tmp_path / "workspace")
 
 
 @pytest.fixture
@@ -66,10 +53,7 @@ def export(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
     def command(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["export", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            run(app)
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
+        return ended(app, capsys)
 
     return command
 
@@ -88,10 +72,6 @@ def refused(workspace: Workspace, export: Export) -> Callable[..., str]:
         return done.error
 
     return command
-
-
-def trained_in(workspace: Workspace) -> Trained:
-    return load_trained("digits", workspace.folder / "artifacts")
 
 
 def goldens_in(workspace: Workspace) -> Goldens:
