@@ -2,13 +2,15 @@
 # Photographs on an NVIDIA GPU: trained, exported, verified and measured, into docs/benchmarks.md. What was trained and
 # exported is kept in .bench/gpu, and is not made again.
 #     make setup && benchmarks/gpu.sh
-# Other than the defaults: PYTHON=python3 WORKERS=4 CONNECTIONS=128 benchmarks/gpu.sh
+# Other than the defaults: PYTHON=python3 WORKERS=4 CONNECTIONS=128 DURATION=3 WARM_UP=5 benchmarks/gpu.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-.venv/bin/python}
 workers=${WORKERS:-8}
 connections=${CONNECTIONS:-256}
+duration=${DURATION:-10}
+warm_up=${WARM_UP:-20}
 served=photos-aoti-bf16
 artifacts=.bench/gpu/artifacts
 store=.bench/gpu/model_store
@@ -27,10 +29,10 @@ trap '"$python" -m serve down' EXIT
 "$python" -m benchmarks.pictures
 "$python" -m serve up "$served" --store "$store"
 "$python" -m serve scale "$served" "$workers"
-"$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max \
+"$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max --duration "$duration" \
     --artifacts "$artifacts" --store "$store" --output "$artifacts/load.json"
 "$python" -m serve down
 
 "$python" -m benchmarks.servers --name gpu --archive "$served" --store "$store" --peers none \
-    --workers "$workers" --connections "$connections" --highest "$artifacts/load.json"
+    --workers "$workers" --connections "$connections" --warm-up "$warm_up" --highest "$artifacts/load.json"
 "$python" -m benchmarks.table

@@ -14,6 +14,21 @@ from training.decoded import OutOfMemory
 WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScript compiles
 
 
+def use(device: str) -> None:
+    """Makes it this process's GPU. Who waits for it sleeps: torch would ask again and again, on a core that others want.
+
+    RuntimeError when the driver refuses.
+    """
+    from cuda.bindings import driver
+
+    index = torch.device(device).index or 0
+    asleep = driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC
+    for [status] in (driver.cuInit(0), driver.cuDevicePrimaryCtxSetFlags(index, asleep)):
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"The driver of {device} does not let a process wait asleep: {status.name}.")
+    torch.cuda.set_device(index)
+
+
 class Room:
     """Memory on the GPU for the largest batch, and page-locked memory beside it, which is copied at full speed.
 

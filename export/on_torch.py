@@ -21,7 +21,9 @@ def prepare(device: str, threads: int) -> bool:
     torch.set_num_threads(threads)
     check_device(device)
     if device != "cpu":
-        torch.cuda.set_device(torch.device(device).index or 0)
+        from export.on_cuda import use
+
+        use(device)
     return forbid_tf32(device)
 
 

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from export import parity
 from export.goldens import Goldens
-from export.runtime import as_array
+from export.runtime import as_array, runtime_module
 from serve.messages import Request
 from serve.predictor import Predictor
 from serve.protocol import NPY
+from training.contract import Contract
 from training.decoded import BadInput, OutOfMemory
-from training.decoders import CPU
+from training.decoders import CPU, Decoder, decoder_named
 
 HERE = Path()
 ROUNDS = 5
@@ -38,16 +39,29 @@ def answers() -> dict[str, NDArray[Any]]:
     In the place of what could not be computed stands why, as text. `refused` is why a worker would not start with this
     archive, and empty where it would.
     """
-    goldens, handler = Goldens.read(HERE / "goldens.npz"), _handler()
-    predictor = handler.predictor
-    decoded = _tried(partial(_decoded, predictor, goldens))
+    goldens, contract, context = Goldens.read(HERE / "goldens.npz"), Contract.read(HERE / "contract.json"), _context(1)
+    runtime, device = context.model_yaml_config["runtime"], _device(context)
+    if device != "cpu":
+        from export.on_torch import check_device  # not at the top: a runtime may need no torch
+
+        check_device(device)
+    decoder = decoder_named(context.model_yaml_config["decoder"], contract.input, device)
+    decoded = _tried(partial(_decoded, decoder, contract, goldens))
     pixels, decoders = decoded if isinstance(decoded, tuple) else (decoded, [CPU] * len(goldens))
-    found = {"model": predictor.contract.model, "pixels": pixels, "decoders": decoders}
-    for size in parity.batch_sizes(predictor.contract.max_batch):
-        found[f"runtime_{size}"] = _tried(partial(parity.run_goldens, predictor.loaded, goldens, size))
-        found[f"handler_{size}"] = _tried(partial(_by_handler, handler, goldens, size))
-    found |= {f"attested_{name}": value for name, value in predictor.attestation.items()}
-    found |= {"refused": _tried(partial(handler.initialize, _context(1))) or ""}
+    found = {"model": contract.model, "pixels": pixels, "decoders": decoders}
+    try:
+        handler = _handler()
+    except ValueError as error:  # the artifact can't be loaded there
+        attested = {"device": device, "precision": runtime_module(runtime).PRECISION}
+        found |= {f"{hop}_{size}": str(error) for hop in ("runtime", "handler") for size in _sizes(contract)}
+        found |= {"refused": str(error)}
+    else:
+        attested = handler.predictor.attestation
+        for size in _sizes(contract):
+            found[f"runtime_{size}"] = _tried(partial(parity.run_goldens, handler.predictor.loaded, goldens, size))
+            found[f"handler_{size}"] = _tried(partial(_by_handler, handler, goldens, size))
+        found |= {"refused": _tried(partial(handler.initialize, _context(1))) or ""}
+    found |= {f"attested_{name}": value for name, value in attested.items()}
     return {name: np.array(value) for name, value in found.items()}
 
 
@@ -64,14 +78,18 @@ def _tried(compute: Callable[[], Any]) -> Any:
         return str(error) or type(error).__name__
 
 
-def _decoded(predictor: Predictor, goldens: Goldens) -> tuple[NDArray[Any], list[str]]:
+def _sizes(contract: Contract) -> list[int]:
+    return parity.batch_sizes(contract.max_batch)
+
+
+def _decoded(decoder: Decoder, contract: Contract, goldens: Goldens) -> tuple[NDArray[Any], list[str]]:
     """uint8 [N, *input.shape] and what decoded each, as in service: as many at once as a worker takes at most.
 
     Raises ValueError for a golden that is refused.
     """
-    requests, found = [Request(body) for body in goldens.requests], []
-    for rows in parity.batches(predictor.contract.max_batch, len(goldens)):
-        for name, one in zip(goldens.names[rows], predictor.decode(requests[rows]), strict=True):
+    bodies, found = [(body, "") for body in goldens.requests], []
+    for rows in parity.batches(contract.max_batch, len(goldens)):
+        for name, one in zip(goldens.names[rows], decoder(bodies[rows]), strict=True):
             if isinstance(one, BadInput):
                 raise ValueError(f"{name} is refused: {one}")
             found.append(one)
@@ -92,8 +110,15 @@ def _context(requests: int) -> Any:
     return context
 
 
+def _device(context: Any) -> str:
+    return "cpu" if context.system_properties["gpu_id"] is None else "cuda:0"
+
+
 def _handler() -> Any:
-    """The archive's handler, found as TorchServe finds it. It is not asked yet whether it answers right."""
+    """The archive's handler, found as TorchServe finds it. It is not asked yet whether it answers right.
+
+    Raises ValueError where the artifact can't be loaded on the device that the archive asks for.
+    """
     context = _context(1)
     handler = importlib.import_module(context.manifest["model"]["handler"].removesuffix(".py")).Handler()
     handler.load(context)
@@ -120,7 +145,7 @@ def timings() -> dict[str, NDArray[Any]]:
     """Seconds: `load`, `cold` (the first answer), `one` and `batch` (each answer at batch 1, at `batch_size`)."""
     goldens, context = Goldens.read(HERE / "goldens.npz"), _context(1)
     runtime, threads = context.model_yaml_config["runtime"], int(os.environ["OMP_NUM_THREADS"])
-    device = "cpu" if context.system_properties["gpu_id"] is None else "cuda:0"
+    device = _device(context)
     start = time.perf_counter()
     decoder = context.model_yaml_config["decoder"]
     predictor = Predictor.load(HERE, runtime, device, threads, "in-process", "", decoder)

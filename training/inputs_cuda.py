@@ -29,6 +29,7 @@ NO_MEMORY = {5}
 TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 bytes for each
 
 KEPT_SIDE, KEPT = 1024, 256  # the weights of so many lines are kept, of those that are no longer: 0.9 MB each at most
+MULTIPLE = 8
 INT16 = 1 << 15
 MOST_BITS = 22
 FLOAT32_BITS = 16  # of the weights' fractions: sums of that many times 255 are whole numbers within float32's 24
@@ -75,7 +76,7 @@ def _examine(body: bytes, spec: ImageInput) -> _Jpeg | BadInput | None:
             if not _suits(image):
                 return None
             crop_of(image.height, image.width, spec)
-            if body.find(END, _first_scan(body)) < 0:
+            if body.rfind(END, _first_scan(body)) < 0:
                 raise bad_jpeg("its end is missing")
             return _Jpeg(body, image.height, image.width, orientation(image))
     except BadInput as error:
@@ -160,38 +161,45 @@ def _fit_all(images: dict[int, Tensor], spec: ImageInput) -> dict[int, Tensor]:
     for (_, height, width), indices in sizes.items():
         most = max(1, TOGETHER // (height * width))
         for part in (indices[start : start + most] for start in range(0, len(indices), most)):
-            found |= dict(zip(part, fit(torch.stack([images[index] for index in part]), spec), strict=True))
+            found |= dict(zip(part, fit([images[index] for index in part], spec), strict=True))
     return found
 
 
-def fit(images: Tensor, spec: ImageInput) -> Tensor:
-    """uint8 [N, 3, h, w] → uint8 [N, height, width, 3], as `inputs.fit` with "crop" does it, to the bit.
+def fit(images: Sequence[Tensor], spec: ImageInput) -> Tensor:
+    """Each uint8 [3, h, w] of one size → uint8 [N, height, width, 3], as `inputs.fit` with "crop" does it, to the bit.
 
     Like torch's own antialiased scaling, it goes along the rows first and rounds to bytes in between.
     """
-    size, (top, left) = crop_of(images.shape[2], images.shape[3], spec)
-    columns = weights(images.shape[3], size[1], left, spec.width, images.device).mT  # [w, width]
-    rows = weights(images.shape[2], size[0], top, spec.height, images.device)  # [height, h]
-    narrow = _rounded(images.to(columns.dtype) @ columns).flatten(0, 1)  # [N * 3, h, width]
-    scaled = _rounded(rows.expand(len(narrow), -1, -1) @ narrow.to(rows.dtype))  # [N * 3, height, width]
-    planes = scaled.to(torch.uint8).view(len(images), 3, spec.height, spec.width)
-    return planes.permute(0, 2, 3, 1).contiguous()
+    device, (height, width) = images[0].device, images[0].shape[1:]
+    size, (top, left) = crop_of(height, width, spec)
+    rows = line(height, size[0], top, spec.height, device)
+    columns = line(width, size[1], left, spec.width, device)
+    used = torch.stack([image[:, rows.pixels, columns.pixels] for image in images]).flatten(0, 1)  # [N * 3, h, w]
+    narrow = (used.to(columns.weights.dtype) @ columns.weights.mT).add_(0.5).trunc_()  # [N * 3, h, width]
+    scaled = (rows.weights.expand(len(used), -1, -1) @ narrow.to(rows.weights.dtype)).add_(0.5)
+    planes = scaled.view(len(images), 3, spec.height, spec.width)
+    return planes.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
-def _rounded(values: Tensor) -> Tensor:
-    return values.add_(0.5).floor_().clamp_(0, 255)
+@dataclass(frozen=True)
+class Line:
+    """How the pixels of a line are scaled: those that anything comes of, and what each adds to each of the others."""
+
+    pixels: slice
+    weights: Tensor  # [length, pixels]
 
 
-def weights(size: int, scaled: int, start: int, length: int, device: torch.device) -> Tensor:
-    """[length, size]: what each of `size` pixels in a line adds to each of `length`, from `start` on, of `scaled`.
+def line(size: int, scaled: int, start: int, length: int, device: torch.device) -> Line:
+    """A line of `size` pixels is scaled to `scaled`, of which `length` are wanted, from `start` on.
 
     A triangle as wide as the scale. As in torch's antialiased scaling of bytes (`UpSampleKernel.cpp`) each weight is a
-    whole number over a power of two, so large that the largest fits into 16 bits; every sum of them is exact here too.
+    whole number over a power of two, so large that the largest fits into 16 bits; every sum of them is exact here too,
+    and rounds to a byte: weights are never negative, and add up to 1 within what rounding them leaves.
     """
     return (_kept if size <= KEPT_SIDE else _made)(size, scaled, start, length, device)
 
 
-def _made(size: int, scaled: int, start: int, length: int, device: torch.device) -> Tensor:
+def _made(size: int, scaled: int, start: int, length: int, device: torch.device) -> Line:
     scale = size / scaled
     support = max(scale, 1.0)
     centres = scale * (torch.arange(scaled, dtype=torch.float64) + 0.5)[:, None]  # [scaled, 1]
@@ -203,10 +211,18 @@ def _made(size: int, scaled: int, start: int, length: int, device: torch.device)
     shares /= shares.sum(1, keepdim=True)
     largest = shares.max().item()
     bits = next((bits for bits in range(MOST_BITS) if int(0.5 + largest * 2 ** (bits + 1)) >= INT16), MOST_BITS)
-    rows = slice(start, start + length)
-    whole = (0.5 + shares[rows] * 2.0**bits).floor() / 2.0**bits
-    line = torch.zeros(length, size, dtype=torch.float64).scatter_add_(1, pixels[rows].clamp(max=size - 1), whole)
-    return line.to(device, torch.float32 if bits <= FLOAT32_BITS else torch.float64)
+    wanted = slice(start, start + length)
+    whole = (0.5 + shares[wanted] * 2.0**bits).floor() / 2.0**bits
+    weights = torch.zeros(length, size, dtype=torch.float64).scatter_add_(1, pixels[wanted].clamp(max=size - 1), whole)
+    used = _widened(int(first[start]), int(behind[start + length - 1]), size)
+    return Line(used, weights[:, used].to(device, torch.float32 if bits <= FLOAT32_BITS else torch.float64))
+
+
+def _widened(start: int, end: int, size: int) -> slice:
+    """To a multiple of pixels that matrix products are fast with, where there are so many."""
+    length = min(size, math.ceil((end - start) / MULTIPLE) * MULTIPLE)
+    start = min(start, size - length)
+    return slice(start, start + length)
 
 
 _kept = lru_cache(KEPT)(_made)

@@ -73,10 +73,10 @@ def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: s
     """A session → a callable that raises OutOfMemory, and whose batches go to the GPU once and stay there."""
     import torch
 
-    from export.on_cuda import Room, out_of_memory
+    from export.on_cuda import Room, out_of_memory, use
 
-    index = torch.device(device).index or 0
-    torch.cuda.set_device(index)
+    use(device)
+    index = torch.cuda.current_device()
     room = Room(contract, device)
     logits = torch.empty((contract.max_batch, len(contract.labels)), device=device)
 

@@ -27,6 +27,10 @@ def no_short_products() -> str:
     return "" if distance > 1e-3 else "This processor has no matrix unit for bfloat16 (AMX)."
 
 
+def no_gpu() -> str:
+    return "" if torch.cuda.is_available() else "torch finds no CUDA device here."
+
+
 @fault(
     CONSTANTS,
     where=ARTIFACT,
@@ -67,6 +71,21 @@ def mean_and_std_swapped(scene: Scene) -> None:
 def matrix_products_in_less_than_float32(scene: Scene) -> None:
     allowed = '    torch.set_float32_matmul_precision("medium")\n    torch.set_num_threads(threads)\n'
     scene.code("digits-torchscript", "export/on_torch.py", "    torch.set_num_threads(threads)\n", allowed)
+
+
+@fault(
+    PRECISION,
+    where="the archive's code",
+    hop="runtime",
+    says=DIFFER,
+    served="digits-torchscript",
+    life="TF32 is on by default in CUDA's convolutions, and one of two processes has turned it off.",
+    missing=no_gpu,
+)
+def tf32_in_one_place(scene: Scene) -> None:
+    scene.exported_for_cuda("digits-torchscript")
+    kept = "torch.backends.cudnn.allow_tf32 = False\n    return"
+    scene.code("digits-torchscript", "export/on_torch.py", kept, "torch.backends.cudnn.allow_tf32 = True\n    return")
 
 
 class Guessing(nn.Module):

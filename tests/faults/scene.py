@@ -13,6 +13,7 @@ from torch import nn
 
 from client import http_hops
 from export.goldens import Goldens
+from export.pipeline import export_runtime
 from export.runtime import runtime_module
 from export.trained import Trained, load_trained
 from tests.served.asking import Raw
@@ -49,6 +50,11 @@ class Scene:
         """The artifact that the exporter makes of another network, under the right one's digest."""
         runtime, other = name.partition("-")[2], replace(self.trained, network=network.eval())
         self.artifact(name, lambda path: runtime_module(runtime).export(other, path, "cpu"))
+
+    def exported_for_cuda(self, name: str) -> None:
+        """The archive that the exporter makes of the right network for a GPU."""
+        goldens = Goldens.read(self.verifier.goldens_path)
+        export_runtime(self.trained, goldens, name.partition("-")[2], "1.0", self.verifier.store, "cuda")
 
     def traced(self, name: str, network: nn.Module, example: torch.Tensor | None = None) -> None:
         """A trace of another network as it stands, with none of the exporter's care but for TF32, which is off."""

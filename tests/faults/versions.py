@@ -2,9 +2,13 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 
 from export.pipeline import make_goldens
 from export.trained import load_trained
+from tests.faults.artifacts import no_gpu
 from tests.faults.catalogue import fault
 from tests.faults.scene import Scene
 
@@ -21,6 +25,43 @@ STORE = "the store"
 )
 def asked_for_cuda_and_ran_on_the_cpu(scene: Scene) -> None:
     scene.verifier.accept("digits-onnx", provider="CUDAExecutionProvider", device="cuda")
+
+
+def with_a_determinant(path: Path) -> None:
+    """Adds nought to the logits, by way of an operation that ONNX Runtime has for the CPU alone."""
+    import onnx
+    from onnx.helper import make_node
+
+    model = onnx.load(path)
+    graph = model.graph
+    shapes = {"first": [0], "each": [-1, 1, 1], "row": [-1, 1]}
+    graph.initializer.extend(onnx.numpy_helper.from_array(np.array(one), name) for name, one in shapes.items())
+    for node in graph.node:
+        node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+    graph.node.extend(
+        [
+            make_node("Gather", ["scores", "first"], ["scalar"], axis=1),
+            make_node("Reshape", ["scalar", "each"], ["matrix"]),
+            make_node("Det", ["matrix"], ["determinant"]),
+            make_node("Reshape", ["determinant", "row"], ["same"]),
+            make_node("Sub", ["same", "scalar"], ["nought"]),
+            make_node("Add", ["scores", "nought"], ["logits"]),
+        ]
+    )
+    onnx.save(model, path)
+
+
+@fault(
+    DEVICE,
+    where="the artifact",
+    hop="runtime",
+    says="ONNX Runtime can't run model.onnx on cuda:0",
+    life="The provider has no kernel for one operation, and ONNX Runtime would run it on the CPU without a word.",
+    missing=no_gpu,
+)
+def one_node_on_the_cpu(scene: Scene) -> None:
+    scene.exported_for_cuda("digits-onnx")
+    scene.artifact("digits-onnx", with_a_determinant)
 
 
 @fault(

@@ -230,6 +230,15 @@ def test_an_archive_whose_handler_answers_otherwise_is_refused_with_the_hop(
     assert "differ, worst" in sentence
 
 
+def test_an_archive_whose_artifact_cannot_be_loaded_is_refused_at_the_runtime(
+    exported: Workspace, tmp_path: Path, source: Path
+) -> None:
+    runtime = source / "export/runtimes/eager.py"
+    runtime.write_text(runtime.read_text() + '\n\ndef load(path, *_):\n    raise ValueError("not on this device")\n')
+    sentence = "In batches of 1 it fails: not on this device"
+    assert refused(exported, tmp_path).endswith(f"differs from eager at runtime, so it was not published. {sentence}")
+
+
 def test_an_archive_whose_decoding_differs_is_refused_with_the_hop(
     exported: Workspace, tmp_path: Path, source: Path
 ) -> None:

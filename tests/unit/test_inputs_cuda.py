@@ -70,7 +70,7 @@ def as_stored(body: bytes) -> np.ndarray:
 def test_two_matrix_products_scale_and_crop_to_the_very_bits(height: int, width: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
     pixels[1] = np.where(pixels[1] > 127, 255, 0)
-    found = inputs_cuda.fit(torch.from_numpy(pixels).permute(0, 3, 1, 2), INPUT)
+    found = inputs_cuda.fit([*torch.from_numpy(pixels).permute(0, 3, 1, 2)], INPUT)
     np.testing.assert_array_equal(found.numpy(), [fit(one, INPUT) for one in pixels])
 
 
@@ -78,16 +78,16 @@ def test_scaling_is_exact_for_any_size() -> None:
     dice = np.random.default_rng(1)
     for height, width in dice.integers(100, 1600, (25, 2)).tolist():
         pixels = dice.integers(0, 256, (height, width, 3), np.uint8)
-        found = inputs_cuda.fit(torch.from_numpy(pixels).permute(2, 0, 1)[None], INPUT)
+        found = inputs_cuda.fit([torch.from_numpy(pixels).permute(2, 0, 1)], INPUT)
         np.testing.assert_array_equal(found[0].numpy(), fit(pixels, INPUT), err_msg=f"{height} × {width}")
 
 
-def test_weights_are_kept_for_a_bounded_number_of_short_lines() -> None:
+def test_lines_are_kept_when_they_are_short() -> None:
     device = torch.device("cpu")
-    kept = inputs_cuda.weights(500, 341, 58, 224, device)
-    assert inputs_cuda.weights(500, 341, 58, 224, device) is kept
+    kept = inputs_cuda.line(500, 341, 58, 224, device)
+    assert inputs_cuda.line(500, 341, 58, 224, device) is kept
     long = inputs_cuda.KEPT_SIDE + 1
-    assert inputs_cuda.weights(long, 341, 58, 224, device) is not inputs_cuda.weights(long, 341, 58, 224, device)
+    assert inputs_cuda.line(long, 341, 58, 224, device) is not inputs_cuda.line(long, 341, 58, 224, device)
 
 
 @pytest.mark.parametrize("orientation", [1, *UPRIGHT])
