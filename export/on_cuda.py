@@ -15,7 +15,7 @@ WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScr
 
 
 def use(device: str) -> None:
-    """Makes it this process's GPU. Who waits for it sleeps: torch would ask again and again, on a core that others want.
+    """Makes it this process's GPU. Who waits for it sleeps: CUDA would ask again and again, on a core others want.
 
     RuntimeError when the driver refuses.
     """
