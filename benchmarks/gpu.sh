@@ -16,10 +16,16 @@ artifacts=.bench/gpu/artifacts
 store=.bench/gpu/model_store
 
 [ -e "$artifacts/photos/metrics.json" ] || "$python" -m training photos --arch resnet50 --epochs 30 --output "$artifacts"
-for runtime in eager torchscript onnx aoti torchscript-bf16 aoti-bf16; do
-    [ -e "$store/photos-$runtime-1.0.mar" ] || "$python" -m export photos --runtime "$runtime" \
-        --device cuda --decoder nvjpeg-or-cpu --artifacts "$artifacts" --store "$store"
+missing() { [ ! -e "$store/photos-$1-1.0.mar" ]; }
+export_one() {
+    "$python" -m export photos --runtime "$1" --device cuda --decoder nvjpeg-or-cpu --artifacts "$artifacts" --store "$store"
+}
+if missing eager; then export_one eager; fi # with the goldens, which the others share
+jobs=()
+for runtime in torchscript onnx aoti torchscript-bf16 aoti-bf16; do
+    if missing "$runtime"; then export_one "$runtime" & jobs+=($!); fi
 done
+for job in "${jobs[@]}"; do wait "$job"; done
 
 trap '"$python" -m serve down' EXIT
 "$python" -m serve up photos --store "$store"

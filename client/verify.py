@@ -35,11 +35,24 @@ class Verifier:
     artifacts: Path
     store: Path
     manifest: Manifest
+    http_only: bool
+    unbatched: bool
     eager: dict[str, Hop] = field(default_factory=dict)
 
-    def verify(self, name: str, archive: Archive, http_only: bool) -> Verdict:
-        goldens, contract = _reference(self.artifacts / archive.model, http_only)
-        hops = [] if http_only else list(self._inprocess(name, archive, goldens))
+    def chosen(self, names: list[str]) -> dict[str, Archive]:
+        """The archives of these names, or of all that are served; each is, to the byte, what was exported.
+
+        Raises ValueError and CannotCheck.
+        """
+        archives = self.manifest.choose(names or served_names(self.client, self.manifest))
+        if self.unbatched:
+            archives = {name: archive.model_copy(update={"batch_size": 1}) for name, archive in archives.items()}
+        check(self.store, archives if self.http_only else archives | _eager_archives(self.manifest, archives))
+        return archives
+
+    def verify(self, name: str, archive: Archive) -> Verdict:
+        goldens, contract = _reference(self.artifacts / archive.model, self.http_only)
+        hops = [] if self.http_only else list(self._inprocess(name, archive, goldens))
         hops += HttpHops(Asker(self.client, name, archive, goldens, contract)).run()
         file = self.store / archive.file
         return Verdict(name, archive.model, archive.runtime, goldens.weights, file, archive.device, tuple(hops))
@@ -78,43 +91,32 @@ def verify(
     if junit:
         junit.unlink(missing_ok=True)
     with no_crash_is_a_difference():
-        verdicts = _verify(models or [], http_only, unbatched, artifacts, store, url, management_url)
+        manifest = Manifest.read(store)
+        for model in {archive.model for archive in manifest.choose(models or []).values()}:  # a report is of this run
+            _report(artifacts, model).unlink(missing_ok=True)
+        if not http_only and importlib.util.find_spec("torch") is None:
+            raise CannotCheck(
+                "The hops in process need torch. Install it, or check the others: python -m client verify --http"
+            )
+        with Client(url, management_url) as client:
+            verifier = Verifier(client, artifacts, store, manifest, http_only, unbatched)
+            verdicts = _verdicts(verifier, verifier.chosen(models or []))
         if junit:
             write_junit(junit, verdicts)
     raise typer.Exit(0 if all(verdict.ok for verdict in verdicts) else 1)
 
 
-def _verify(
-    names: list[str],
-    http_only: bool,
-    unbatched: bool,
-    artifacts: Path,
-    store: Path,
-    url: str | None,
-    management_url: str | None,
-) -> list[Verdict]:
-    """Verdicts, also printed, and written model by model. No earlier report outlives the attempt."""
-    screen, manifest = console(), Manifest.read(store)
-    for model in {archive.model for archive in manifest.choose(names).values()}:
-        _report(artifacts, model).unlink(missing_ok=True)
-    if not http_only and importlib.util.find_spec("torch") is None:
-        raise CannotCheck(
-            "The hops in process need torch. Install it, or check the others: python -m client verify --http"
-        )
-    with Client(url, management_url) as client:
-        archives = manifest.choose(names or served_names(client, manifest))
-        if unbatched:
-            archives = {name: archive.model_copy(update={"batch_size": 1}) for name, archive in archives.items()}
-        check(store, archives if http_only else archives | _eager_archives(manifest, archives))
-        verifier, verdicts = Verifier(client, artifacts, store, manifest), []
-        for name, archive in archives.items():
-            with screen.status(f"Verifying {name}"):
-                verdicts.append(verifier.verify(name, archive, http_only))
-            screen.print(verdicts[-1].table())
-            if advice := verdicts[-1].look_at:
-                screen.print(advice, highlight=False, soft_wrap=True)
+def _verdicts(verifier: Verifier, archives: dict[str, Archive]) -> list[Verdict]:
+    """Also printed, each as it is found, and written model by model in the end."""
+    screen, verdicts = console(), []
+    for name, archive in archives.items():
+        with screen.status(f"Verifying {name}"):
+            verdicts.append(verifier.verify(name, archive))
+        screen.print(verdicts[-1].table())
+        if advice := verdicts[-1].look_at:
+            screen.print(advice, highlight=False, soft_wrap=True)
     for model in {archive.model for archive in archives.values()}:
-        report = _report(artifacts, model)
+        report = _report(verifier.artifacts, model)
         write(report, [verdict for verdict in verdicts if verdict.model == model])
         screen.print(f"The report is in {report}.", highlight=False, soft_wrap=True)
     return verdicts

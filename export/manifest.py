@@ -1,5 +1,9 @@
 """`model_store/manifest.json`: what every archive is, to the byte. The server starts from nothing else."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -117,17 +121,29 @@ def add(store: Path, name: str, archive: Archive) -> dict[str, Archive]:
     Gives those, by their names, that were the newest and are no longer: archives of the same model with other weights
     or another contract. They are kept as earlier ones, as the file of every version is.
     """
-    known = Manifest.read(store) if (store / NAME).exists() else Manifest(archives={})
-    others = {other: entry for other, entry in known.archives.items() if other != name}
-    stale = {other: entry for other, entry in others.items() if _outdated(entry, archive)}
-    newest = {other: entry for other, entry in others.items() if other not in stale} | {name: archive}
-    earlier = {
-        other: tuple(entry for entry in known.versions(other) if (other, entry.version) != (name, archive.version))
-        for other in {*stale, name}
-    }
-    kept = {other: entries for other, entries in (known.earlier | earlier).items() if entries}
-    Manifest(archives=dict(sorted(newest.items())), earlier=dict(sorted(kept.items()))).write(store)
-    return stale
+    with _alone(store):
+        known = Manifest.read(store) if (store / NAME).exists() else Manifest(archives={})
+        others = {other: entry for other, entry in known.archives.items() if other != name}
+        stale = {other: entry for other, entry in others.items() if _outdated(entry, archive)}
+        newest = {other: entry for other, entry in others.items() if other not in stale} | {name: archive}
+        earlier = {
+            other: tuple(entry for entry in known.versions(other) if (other, entry.version) != (name, archive.version))
+            for other in {*stale, name}
+        }
+        kept = {other: entries for other, entries in (known.earlier | earlier).items() if entries}
+        Manifest(archives=dict(sorted(newest.items())), earlier=dict(sorted(kept.items()))).write(store)
+        return stale
+
+
+@contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """Several exports may run at once; each that wants to change the manifest waits here for the others."""
+    folder = os.open(store, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _outdated(entry: Archive, by: Archive) -> bool:

@@ -1,5 +1,6 @@
 """What a store holds: the newest archive of each name, and every one that it has taken the place of."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_a_newer_version_is_the_newest_and_the_other_stays_beside_it(store: Path
     assert known.versions("digits-onnx") == [third, second, ONNX]
     assert known.versions("digits-eager") == [EAGER]
     assert known.versions("digits-aoti") == []
+
+
+def test_of_exports_at_once_none_is_lost(store: Path) -> None:
+    versions = [f"{number}.0" for number in range(2, 34)]
+    with ThreadPoolExecutor(len(versions)) as threads:
+        list(threads.map(lambda version: manifest.add(store, "digits-onnx", other(ONNX, version=version)), versions))
+    known = Manifest.read(store).versions("digits-onnx")
+    assert {archive.version for archive in known} == {"1.0", *versions}
 
 
 def test_the_same_version_again_takes_the_place_of_the_one_before(store: Path) -> None:
