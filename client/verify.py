@@ -28,7 +28,8 @@ THREADS = 1
 class Verifier:
     """Where the three things to compare are: what training and export left, the archives, and the server.
 
-    `manifest` is the store's. `eager` remembers the hop that all runtimes of a model have in common.
+    `manifest` is the store's; `http_only` and `unbatched` are the command's options. `eager` remembers the hop that all
+    runtimes of a model have in common.
     """
 
     client: Client

@@ -219,14 +219,12 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
         raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")
     model, decoders = str(found["model"]), [str(name) for name in found["decoders"]]
     limit = parity.tolerance(model, runtime, str(found["attested_precision"]), str(found["attested_device"]))
-    steps = {decoder: parity.decoding(model, decoder).pixels for decoder in {*decoders}}
-    most = [steps[decoder] for decoder in decoders]
 
     def at_all_sizes(hop: str, slack: NDArray[np.float64] | float = 0.0) -> Hop:
         verdicts = [_compared(found[f"{hop}_{size}"], goldens, limit, slack, size) for size in sizes]
         return Hop(hop, parity.worst_of(verdicts))
 
-    decode = parity.compare_pixels(found["pixels"], goldens, most)
+    decode = parity.compare_pixels(found["pixels"], goldens, parity.steps(model, goldens, decoders))
     if failed := failure(found["pixels"]):
         decode = replace(decode, sentence=failed)
     handler = at_all_sizes("handler", parity.slack(model, decoders))

@@ -1,7 +1,6 @@
 """`model_store/manifest.json`: what every archive is, to the byte. The server starts from nothing else."""
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from training.contract import Frozen
 from training.files import publish, sha256
 
 NAME = "manifest.json"
+LOCK = ".manifest.lock"  # holds nothing, and stays
 
 
 class File(Frozen):
@@ -138,12 +138,9 @@ def add(store: Path, name: str, archive: Archive) -> dict[str, Archive]:
 @contextmanager
 def _alone(store: Path) -> Iterator[None]:
     """Several exports may run at once; each that wants to change the manifest waits here for the others."""
-    folder = os.open(store, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with (store / LOCK).open("a") as lock:  # to write, since NFS locks nothing else
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(folder)
 
 
 def _outdated(entry: Archive, by: Archive) -> bool:

@@ -3,11 +3,13 @@
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from export.goldens import Goldens
 from export.runtime import Logits, device_kind
@@ -33,22 +35,33 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How far a decoder's pixels may be from the CPU's, in steps of 255, and how far that may move logits."""
+    """How far a decoder's pixels may be from the CPU's, in steps of 255, and how far that may move logits.
+
+    `enlarged` is about pictures that are scaled up, and what is wrong with their colours with them.
+    """
 
     pixels: int
+    enlarged: int
     atol: float
 
 
 def decoding(model: str, decoder: str) -> Decoding:
     """The row of `tolerances.toml`. Raises ValueError when there is none."""
     if decoder == "cpu":
-        return Decoding(0, 0)
+        return Decoding(0, 0, 0)
     for row in tomllib.loads(TABLE.read_text())["decoding"]:
         if (row["model"], row["decoder"]) == (model, decoder):
-            return Decoding(row["pixels"], row["atol"])
+            return Decoding(row["pixels"], row["enlarged"], row["atol"])
     raise ValueError(
         f"{TABLE.name} has no row for decoding by {decoder} that is about {model}. Measure one and add it."
     )
+
+
+def steps(model: str, goldens: Goldens, decoders: Sequence[str]) -> list[int]:
+    """How many steps of 255 the pixels of each golden may be off, for what decoded it."""
+    small = [min(Image.open(BytesIO(body)).size) < min(goldens.pixels.shape[1:3]) for body in goldens.requests]
+    rows = [decoding(model, decoder) for decoder in decoders]
+    return [row.enlarged if enlarged else row.pixels for row, enlarged in zip(rows, small, strict=True)]
 
 
 def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:

@@ -74,6 +74,10 @@ def _writable(batch: Batch) -> Batch:
     return np.require(batch, requirements=["C", "W"]) if isinstance(batch, np.ndarray) else batch
 
 
+class CannotRun(ValueError):
+    """The artifact is at fault: it can't compute as it should on the device that it was asked to run on."""
+
+
 class Runtime(Protocol):
     """What a file in `export/runtimes` offers."""
 
@@ -87,7 +91,10 @@ class Runtime(Protocol):
         """Writes the artifact for a kind of device to `path`, with the contract and the weights' digest in it."""
 
     def load(self, path: Path, device: str, threads: int) -> Loaded:
-        """Loads an artifact on `device` ("cpu", "cuda:0", …); on the CPU it runs on `threads` threads."""
+        """Loads an artifact on `device` ("cpu", "cuda:0", …); on the CPU it runs on `threads` threads.
+
+        Raises CannotRun, and ValueError where the device isn't there.
+        """
 
 
 def device_kind(device: str) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from export import parity
 from export.goldens import Goldens
-from export.runtime import as_array, runtime_module
+from export.runtime import CannotRun, as_array, runtime_module
 from serve.messages import Request
 from serve.predictor import Predictor
 from serve.protocol import NPY
@@ -42,19 +42,20 @@ def answers() -> dict[str, NDArray[Any]]:
     goldens, contract, context = Goldens.read(HERE / "goldens.npz"), Contract.read(HERE / "contract.json"), _context(1)
     runtime, device = context.model_yaml_config["runtime"], _device(context)
     if device != "cpu":
-        from export.on_torch import check_device  # not at the top: a runtime may need no torch
+        from export.on_torch import prepare  # not at the top: a runtime may need no torch
 
-        check_device(device)
+        prepare(device, _threads())
     decoder = decoder_named(context.model_yaml_config["decoder"], contract.input, device)
     decoded = _tried(partial(_decoded, decoder, contract, goldens))
     pixels, decoders = decoded if isinstance(decoded, tuple) else (decoded, [CPU] * len(goldens))
     found = {"model": contract.model, "pixels": pixels, "decoders": decoders}
     try:
         handler = _handler()
-    except ValueError as error:  # the artifact can't be loaded there
+    except CannotRun as error:
         attested = {"device": device, "precision": runtime_module(runtime).PRECISION}
-        found |= {f"{hop}_{size}": str(error) for hop in ("runtime", "handler") for size in _sizes(contract)}
-        found |= {"refused": str(error)}
+        reason = f"it can't be loaded: {error}"
+        found |= {f"{hop}_{size}": reason for hop in ("runtime", "handler") for size in _sizes(contract)}
+        found |= {"refused": reason}
     else:
         attested = handler.predictor.attestation
         for size in _sizes(contract):
@@ -83,7 +84,7 @@ def _sizes(contract: Contract) -> list[int]:
 
 
 def _decoded(decoder: Decoder, contract: Contract, goldens: Goldens) -> tuple[NDArray[Any], list[str]]:
-    """uint8 [N, *input.shape] and what decoded each, as in service: as many at once as a worker takes at most.
+    """uint8 [N, *input.shape] and what decoded each: by the decoder alone, as many at once as a worker takes at most.
 
     Raises ValueError for a golden that is refused.
     """
@@ -114,10 +115,14 @@ def _device(context: Any) -> str:
     return "cpu" if context.system_properties["gpu_id"] is None else "cuda:0"
 
 
+def _threads() -> int:
+    return int(os.environ["OMP_NUM_THREADS"])
+
+
 def _handler() -> Any:
     """The archive's handler, found as TorchServe finds it. It is not asked yet whether it answers right.
 
-    Raises ValueError where the artifact can't be loaded on the device that the archive asks for.
+    Raises CannotRun where the artifact can't be run on the device that the archive asks for.
     """
     context = _context(1)
     handler = importlib.import_module(context.manifest["model"]["handler"].removesuffix(".py")).Handler()
@@ -144,7 +149,7 @@ def _by_handler(handler: Any, goldens: Goldens, size: int) -> NDArray[np.float32
 def timings() -> dict[str, NDArray[Any]]:
     """Seconds: `load`, `cold` (the first answer), `one` and `batch` (each answer at batch 1, at `batch_size`)."""
     goldens, context = Goldens.read(HERE / "goldens.npz"), _context(1)
-    runtime, threads = context.model_yaml_config["runtime"], int(os.environ["OMP_NUM_THREADS"])
+    runtime, threads = context.model_yaml_config["runtime"], _threads()
     device = _device(context)
     start = time.perf_counter()
     decoder = context.model_yaml_config["decoder"]

@@ -29,7 +29,7 @@ NO_MEMORY = {5}
 TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 bytes for each
 
 KEPT_SIDE, KEPT = 1024, 256  # the weights of so many lines are kept, of those that are no longer: 0.9 MB each at most
-MULTIPLE = 8
+MULTIPLE = 8  # matrix products are fast with a multiple of so many columns
 INT16 = 1 << 15
 MOST_BITS = 22
 FLOAT32_BITS = 16  # of the weights' fractions: sums of that many times 255 are whole numbers within float32's 24
@@ -174,8 +174,10 @@ def fit(images: Sequence[Tensor], spec: ImageInput) -> Tensor:
     size, (top, left) = crop_of(height, width, spec)
     rows = line(height, size[0], top, spec.height, device)
     columns = line(width, size[1], left, spec.width, device)
-    used = torch.stack([image[:, rows.pixels, columns.pixels] for image in images]).flatten(0, 1)  # [N * 3, h, w]
-    narrow = (used.to(columns.weights.dtype) @ columns.weights.mT).add_(0.5).trunc_()  # [N * 3, h, width]
+    used = torch.stack([image[:, rows.pixels, columns.pixels] for image in images]).flatten(
+        0, 1
+    )  # [N * 3, used rows, used columns]
+    narrow = (used.to(columns.weights.dtype) @ columns.weights.mT).add_(0.5).trunc_()  # [N * 3, used rows, width]
     scaled = (rows.weights.expand(len(used), -1, -1) @ narrow.to(rows.weights.dtype)).add_(0.5)
     planes = scaled.view(len(images), 3, spec.height, spec.width)
     return planes.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
@@ -183,10 +185,10 @@ def fit(images: Sequence[Tensor], spec: ImageInput) -> Tensor:
 
 @dataclass(frozen=True)
 class Line:
-    """How the pixels of a line are scaled: those that anything comes of, and what each adds to each of the others."""
+    """How a line is scaled: the pixels that count, up to `MULTIPLE` more, and what each adds to each wanted one."""
 
     pixels: slice
-    weights: Tensor  # [length, pixels]
+    weights: Tensor  # [wanted, pixels]
 
 
 def line(size: int, scaled: int, start: int, length: int, device: torch.device) -> Line:
@@ -219,7 +221,7 @@ def _made(size: int, scaled: int, start: int, length: int, device: torch.device)
 
 
 def _widened(start: int, end: int, size: int) -> slice:
-    """To a multiple of pixels that matrix products are fast with, where there are so many."""
+    """The pixels from `start` to `end` and as many more as make a multiple of `MULTIPLE`, where there are so many."""
     length = min(size, math.ceil((end - start) / MULTIPLE) * MULTIPLE)
     start = min(start, size - length)
     return slice(start, start + length)

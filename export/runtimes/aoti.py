@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from export.on_torch import forbid_tf32, prepare, runner
-from export.runtime import CONTRACT, FLOAT32, WEIGHTS, Loaded, device_kind
+from export.runtime import CONTRACT, FLOAT32, WEIGHTS, CannotRun, Loaded, device_kind
 from training.contract import Contract
 
 if TYPE_CHECKING:
@@ -57,25 +57,26 @@ def export(trained: "Trained", path: Path, device: str) -> None:
 
 
 def _package(path: Path, device: str) -> Any:
-    """As `torch._inductor.aoti_load_package` loads it.
+    """As `torch._inductor.aoti_load_package` loads it. Raises CannotRun for one that is for another kind of device.
 
     But that one first compiles ten small programs to find out what the processor can do, for a line in a log: on a
     machine's first start that takes 10 s on two cores, and took 49 s on another machine's sixteen.
     """
     from torch._inductor.package import AOTICompiledModel  # type: ignore[attr-defined]
 
+    loader = torch._C._aoti.AOTIModelPackageLoader
+    compiled_for = loader.load_metadata_from_package(str(path), "model")["AOTI_DEVICE_KEY"]  # type: ignore[attr-defined]
+    if compiled_for != device_kind(device):
+        raise CannotRun(f"{path.name} was compiled for {compiled_for} and can't run on {device}. Export it there.")
     alone = device != "cpu"  # without the locks that a CUDA graph can't record
-    return AOTICompiledModel(torch._C._aoti.AOTIModelPackageLoader(str(path), "model", alone, 1, -1))
+    return AOTICompiledModel(loader(str(path), "model", alone, 1, -1))
 
 
 def load(path: Path, device: str, threads: int) -> Loaded:
-    """Raises ValueError when the package was compiled for another kind of device."""
+    """Raises CannotRun."""
     tf32 = prepare(device, threads)
     package = _package(path, device)
     metadata = package.get_metadata()
-    compiled_for = metadata["AOTI_DEVICE_KEY"]
-    if compiled_for != device_kind(device):
-        raise ValueError(f"{path.name} was compiled for {compiled_for} and can't run on {device}. Export it there.")
     contract = Contract.from_json(metadata[CONTRACT])
     return Loaded(
         run=runner(package, contract, device),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.runtime import CONTRACT, FLOAT32, WEIGHTS, Batch, Loaded, Logits
+from export.runtime import CONTRACT, FLOAT32, WEIGHTS, Batch, CannotRun, Loaded, Logits
 from training.contract import Contract
 from training.decoded import OutOfMemory
 
@@ -46,6 +46,10 @@ def export(trained: "Trained", path: Path, _: str) -> None:
 
 
 def load(path: Path, device: str, threads: int) -> Loaded:
+    if device != "cpu":
+        from export.on_torch import prepare  # not at the top: the CPU needs no torch
+
+        prepare(device, threads)
     session = open_session(path, device, threads)
     metadata = session.get_modelmeta().custom_metadata_map
     contract = Contract.from_json(metadata[CONTRACT])
@@ -73,9 +77,8 @@ def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: s
     """A session → a callable that raises OutOfMemory, and whose batches go to the GPU once and stay there."""
     import torch
 
-    from export.on_cuda import Room, out_of_memory, use
+    from export.on_cuda import Room, out_of_memory
 
-    use(device)
     index = torch.cuda.current_device()
     room = Room(contract, device)
     logits = torch.empty((contract.max_batch, len(contract.labels)), device=device)
@@ -108,7 +111,7 @@ def _out_of_memory() -> Iterator[None]:
 
 
 def open_session(path: Path, device: str, threads: int) -> "onnxruntime.InferenceSession":
-    """A session that runs every node on `device`, or ValueError.
+    """A session that runs every node on `device`, or CannotRun; ValueError where ONNX Runtime can't use the device.
 
     ONNX Runtime by itself falls back to the CPU, for the session or for single nodes, and computes with TF32 on CUDA.
     """
@@ -125,9 +128,10 @@ def open_session(path: Path, device: str, threads: int) -> "onnxruntime.Inferenc
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     settings = {"device_id": index or "0", "use_tf32": "0"}
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[("CUDAExecutionProvider", settings)])
+        with _out_of_memory():
+            session = onnxruntime.InferenceSession(path, options, providers=[("CUDAExecutionProvider", settings)])
     except Fail as error:
-        raise ValueError(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None
+        raise CannotRun(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise ValueError(f"ONNX Runtime was asked for {device} and chose {session.get_providers()[0]}.")
     return session

@@ -12,7 +12,7 @@ import torch
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # not in its __all__
 
 from export.on_torch import prepare, runner
-from export.runtime import CONTRACT, FLOAT32, WEIGHTS, Loaded
+from export.runtime import CONTRACT, FLOAT32, WEIGHTS, CannotRun, Loaded
 from training.contract import Contract
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def export(trained: "Trained", path: Path, device: str) -> None:
 
 
 def load(path: Path, device: str, threads: int) -> Loaded:
-    """Raises ValueError for a graph that would compute with TF32 where that is switched off."""
+    """Raises CannotRun for a graph that would compute with TF32 where that is switched off."""
     tf32 = prepare(device, threads)
     metadata: dict[str, Any] = {CONTRACT: b"", WEIGHTS: b""}
     with deprecated():
         graph = torch.jit.load(path, map_location=device, _extra_files=metadata)  # type: ignore[no-untyped-call]
     code = graph.inlined_graph
     if any(list(node.inputs())[-1].toIValue() for node in code.findAllNodes("aten::_convolution")):
-        raise ValueError(f"The convolutions of {path.name} were traced with TF32 allowed. Export it again.")
+        raise CannotRun(f"The convolutions of {path.name} were traced with TF32 allowed. Export it again.")
     contract = Contract.from_json(metadata[CONTRACT])
     return Loaded(
         run=runner(graph, contract, device),

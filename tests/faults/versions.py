@@ -55,7 +55,7 @@ def with_a_determinant(path: Path) -> None:
     DEVICE,
     where="the artifact",
     hop="runtime",
-    says="ONNX Runtime can't run model.onnx on cuda:0",
+    says="it can't be loaded: ONNX Runtime can't run model.onnx on cuda:0",
     life="The provider has no kernel for one operation, and ONNX Runtime would run it on the CPU without a word.",
     missing=no_gpu,
 )
