@@ -110,6 +110,6 @@ def test_an_export_killed_at_any_moment_leaves_whole_archives_that_answer_right_
         if number % 10 == 0 or exports.counts["killed"] == KILLS or not whole:
             exports.run("1.0")
             exports.check(again="")
-    drafts = len(list(exports.workspace.store.glob(".*")))
+    drafts = len(list(exports.workspace.store.glob(".*.mar")))
     counted = ", ".join(f"{count} {what}" for what, count in sorted(exports.counts.items()))
     say(f"\nExports to be killed, seed {SEED}: {counted}; {len(exports.ran)} archives run, {drafts} drafts left")

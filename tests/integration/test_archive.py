@@ -51,7 +51,7 @@ def test_the_manifest_describes_the_archive_and_every_file_in_it(exported: Works
 def test_the_manifest_has_one_entry_for_each_archive_of_the_store_and_no_more(exported: Workspace) -> None:
     files = {entry.file for entry in Manifest.read(exported.store).archives.values()}
     assert files == {f"digits-{runtime}-1.0.mar" for runtime in float32_names()}
-    assert {path.name for path in exported.store.iterdir()} == files | {manifest.NAME}
+    assert {path.name for path in exported.store.iterdir()} == files | {manifest.NAME, manifest.LOCK}
 
 
 @per_runtime
