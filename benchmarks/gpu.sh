@@ -9,8 +9,6 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 workers=${WORKERS:-8}
 connections=${CONNECTIONS:-256}
-duration=${DURATION:-10}
-warm_up=${WARM_UP:-20}
 served=photos-aoti-bf16
 artifacts=.bench/gpu/artifacts
 store=.bench/gpu/model_store
@@ -20,16 +18,17 @@ missing() { [ ! -e "$store/photos-$1-1.0.mar" ]; }
 export_one() {
     "$python" -m export photos --runtime "$1" --device cuda --decoder nvjpeg-or-cpu --artifacts "$artifacts" --store "$store"
 }
+beside=(torchscript onnx aoti torchscript-bf16)
 # Eager with the goldens, which the others share; what is measured alone, since its compiler times kernels on the GPU.
 for runtime in eager aoti-bf16; do
     if missing "$runtime"; then export_one "$runtime"; fi
 done
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-for runtime in torchscript onnx aoti torchscript-bf16; do
+for runtime in "${beside[@]}"; do
     if missing "$runtime"; then export_one "$runtime" & fi
 done
 wait
-for runtime in torchscript onnx aoti torchscript-bf16; do
+for runtime in "${beside[@]}"; do
     if missing "$runtime"; then echo "photos-$runtime was not exported." && exit 1; fi
 done
 
@@ -41,10 +40,10 @@ trap '"$python" -m serve down' EXIT
 "$python" -m benchmarks.pictures
 "$python" -m serve up "$served" --store "$store"
 "$python" -m serve scale "$served" "$workers"
-"$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max --duration "$duration" \
+"$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max ${DURATION:+--duration "$DURATION"} \
     --artifacts "$artifacts" --store "$store" --output "$artifacts/load.json"
 "$python" -m serve down
 
 "$python" -m benchmarks.servers --name gpu --archive "$served" --store "$store" --peers none \
-    --workers "$workers" --connections "$connections" --warm-up "$warm_up" --highest "$artifacts/load.json"
+    --workers "$workers" --connections "$connections" ${WARM_UP:+--warm-up "$WARM_UP"} --highest "$artifacts/load.json"
 "$python" -m benchmarks.table

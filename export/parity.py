@@ -60,8 +60,9 @@ def decoding(model: str, decoder: str) -> Decoding:
 def steps(model: str, goldens: Goldens, decoders: Sequence[str]) -> list[int]:
     """How many steps of 255 the pixels of each golden may be off, for what decoded it."""
     small = [min(Image.open(BytesIO(body)).size) < min(goldens.pixels.shape[1:3]) for body in goldens.requests]
-    rows = [decoding(model, decoder) for decoder in decoders]
-    return [row.enlarged if enlarged else row.pixels for row, enlarged in zip(rows, small, strict=True)]
+    rows = {decoder: decoding(model, decoder) for decoder in {*decoders}}
+    found = [rows[decoder] for decoder in decoders]
+    return [row.enlarged if enlarged else row.pixels for row, enlarged in zip(found, small, strict=True)]
 
 
 def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:

@@ -49,16 +49,17 @@ def answers() -> dict[str, NDArray[Any]]:
     decoded = _tried(partial(_decoded, decoder, contract, goldens))
     pixels, decoders = decoded if isinstance(decoded, tuple) else (decoded, [CPU] * len(goldens))
     found = {"model": contract.model, "pixels": pixels, "decoders": decoders}
+    sizes = parity.batch_sizes(contract.max_batch)
     try:
         handler = _handler()
     except CannotRun as error:
         attested = {"device": device, "precision": runtime_module(runtime).PRECISION}
         reason = f"it can't be loaded: {error}"
-        found |= {f"{hop}_{size}": reason for hop in ("runtime", "handler") for size in _sizes(contract)}
+        found |= {f"{hop}_{size}": reason for hop in ("runtime", "handler") for size in sizes}
         found |= {"refused": reason}
     else:
         attested = handler.predictor.attestation
-        for size in _sizes(contract):
+        for size in sizes:
             found[f"runtime_{size}"] = _tried(partial(parity.run_goldens, handler.predictor.loaded, goldens, size))
             found[f"handler_{size}"] = _tried(partial(_by_handler, handler, goldens, size))
         found |= {"refused": _tried(partial(handler.initialize, _context(1))) or ""}
@@ -77,10 +78,6 @@ def _tried(compute: Callable[[], Any]) -> Any:
         raise
     except Exception as error:  # noqa: BLE001 - it is told, as what is wrong with this step
         return str(error) or type(error).__name__
-
-
-def _sizes(contract: Contract) -> list[int]:
-    return parity.batch_sizes(contract.max_batch)
 
 
 def _decoded(decoder: Decoder, contract: Contract, goldens: Goldens) -> tuple[NDArray[Any], list[str]]:

@@ -174,11 +174,9 @@ def fit(images: Sequence[Tensor], spec: ImageInput) -> Tensor:
     size, (top, left) = crop_of(height, width, spec)
     rows = line(height, size[0], top, spec.height, device)
     columns = line(width, size[1], left, spec.width, device)
-    used = torch.stack([image[:, rows.pixels, columns.pixels] for image in images]).flatten(
-        0, 1
-    )  # [N * 3, used rows, used columns]
-    narrow = (used.to(columns.weights.dtype) @ columns.weights.mT).add_(0.5).trunc_()  # [N * 3, used rows, width]
-    scaled = (rows.weights.expand(len(used), -1, -1) @ narrow.to(rows.weights.dtype)).add_(0.5)
+    used = torch.stack([image[:, rows.pixels, columns.pixels] for image in images])  # [N, 3, used rows, used columns]
+    narrow = (used.to(columns.weights.dtype) @ columns.weights.mT).add_(0.5).trunc_().flatten(0, 1)  # [N * 3, …, width]
+    scaled = (rows.weights.expand(len(narrow), -1, -1) @ narrow.to(rows.weights.dtype)).add_(0.5)
     planes = scaled.view(len(images), 3, spec.height, spec.width)
     return planes.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
 

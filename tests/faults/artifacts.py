@@ -1,14 +1,13 @@
 """The artifact computes otherwise than the network."""
 
 import copy
-import zipfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.faults.catalogue import fault
+from tests.faults.catalogue import fault, no_gpu
 from tests.faults.scene import Scene
 
 CONSTANTS, PRECISION, BAKED, TRAINING, RANGE = "constants", "precision", "baked in", "train mode", "range"
@@ -26,10 +25,6 @@ def no_short_products() -> str:
     finally:
         torch.set_float32_matmul_precision(before)
     return "" if distance > 1e-3 else "This processor has no matrix unit for bfloat16 (AMX)."
-
-
-def no_gpu() -> str:
-    return "" if torch.cuda.is_available() else "torch finds no CUDA device here."
 
 
 @fault(
@@ -155,31 +150,6 @@ class Elsewhere(nn.Module):
 )
 def a_device(scene: Scene) -> None:
     scene.scripted("digits-torchscript", Elsewhere(scene.trained.network))
-
-
-@fault(
-    BAKED,
-    where=ARTIFACT,
-    hop="runtime",
-    says="it can't be loaded: model.pt2 was compiled for cuda and can't run on cpu",
-    served="digits-aoti",
-    life="The archive of the machine with the GPU was copied to one without.",
-)
-def machine_code_for_another_device(scene: Scene) -> None:
-    key = '"AOTI_DEVICE_KEY": "{}"'.format
-
-    def move(path: Path) -> None:
-        with zipfile.ZipFile(path) as package:
-            files = {name: package.read(name) for name in package.namelist()}
-        told = {name for name, body in files.items() if key("cpu").encode() in body}
-        assert told
-        with zipfile.ZipFile(path, "w") as package:
-            for name, body in files.items():
-                moved = body.replace(key("cpu").encode(), key("cuda").encode()) if name in told else body
-                package.writestr(name, moved)
-
-    scene.exported("digits-aoti", scene.trained.network)
-    scene.artifact("digits-aoti", move)
 
 
 @fault(

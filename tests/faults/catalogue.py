@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from tests.faults.scene import Scene
 
 Inject = Callable[[Scene], None]
@@ -53,3 +55,7 @@ def fault(
         return inject
 
     return enter
+
+
+def no_gpu() -> str:
+    return "" if torch.cuda.is_available() else "torch finds no CUDA device here."

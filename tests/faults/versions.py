@@ -8,9 +8,9 @@ import numpy as np
 
 from export.pipeline import make_goldens
 from export.trained import load_trained
-from tests.faults.artifacts import no_gpu
-from tests.faults.catalogue import fault
+from tests.faults.catalogue import fault, no_gpu
 from tests.faults.scene import Scene
+from tests.served.verifying import rewrite
 
 DEVICE, VERSIONS = "device", "versions"
 STORE = "the store"
@@ -25,6 +25,25 @@ STORE = "the store"
 )
 def asked_for_cuda_and_ran_on_the_cpu(scene: Scene) -> None:
     scene.verifier.accept("digits-onnx", provider="CUDAExecutionProvider", device="cuda")
+
+
+@fault(
+    DEVICE,
+    where="the artifact",
+    hop="runtime",
+    says="it can't be loaded: model.pt2 was compiled for cuda and can't run on cpu",
+    served="digits-aoti",
+    life="The archive of the machine with the GPU was copied to one without.",
+)
+def machine_code_for_another_device(scene: Scene) -> None:
+    here, there = b'"AOTI_DEVICE_KEY": "cpu"', b'"AOTI_DEVICE_KEY": "cuda"'
+
+    def moved(files: dict[str, bytes]) -> dict[str, bytes]:
+        assert any(here in body for body in files.values())
+        return {name: body.replace(here, there) for name, body in files.items()}
+
+    scene.exported("digits-aoti", scene.trained.network)
+    scene.artifact("digits-aoti", lambda path: rewrite(path, moved))
 
 
 def with_a_determinant(path: Path) -> None:

@@ -233,29 +233,34 @@ def test_an_archive_whose_handler_answers_otherwise_is_refused_with_the_hop(
 def test_an_archive_whose_artifact_cannot_be_loaded_is_refused_at_the_runtime(
     exported: Workspace, tmp_path: Path, source: Path
 ) -> None:
-    unloadable(source, "export.runtime.CannotRun")
+    unloadable(source, "export.runtime.CannotRun('not on this device')")
     sentence = "In batches of 1 it fails: it can't be loaded: not on this device"
     assert refused(exported, tmp_path).endswith(f"differs from eager at runtime, so it was not published. {sentence}")
 
 
-def unloadable(source: Path, error: str) -> None:
-    runtime = source / "export/runtimes/eager.py"
-    raising = f'def load(path, *_):\n    import export.runtime\n\n    raise {error}("not on this device")\n'
-    runtime.write_text(f"{runtime.read_text()}\n\n{raising}")
+EAGER = "export/runtimes/eager.py"
+
+
+def unloadable(source: Path, error: str) -> str:
+    """The eager runtime's code, which raises an error instead of loading; `source` has it from then on."""
+    raising = f"def load(path, *_):\n    import export.runtime\n\n    raise {error}\n"
+    code = f"{(source / EAGER).read_text()}\n\n{raising}"
+    (source / EAGER).write_text(code)
+    return code
 
 
 def test_an_archive_that_the_machine_can_t_load_does_not_differ_from_anything(
     exported: Workspace, tmp_path: Path, source: Path
 ) -> None:
-    unloadable(source, "ValueError")
+    unloadable(source, "ValueError('not on this device')")
     assert refused(exported, tmp_path).endswith("does not run: ValueError: not on this device")
 
 
-def test_where_the_artifact_cannot_be_loaded_the_handler_is_red_too(exported: Workspace, tmp_path: Path) -> None:
-    code = (archive.ROOT / "export/runtimes/eager.py").read_text()
-    raising = "def load(path, *_):\n    import export.runtime\n\n    raise export.runtime.CannotRun('elsewhere')\n"
-    changed = f"{code}\n\n{raising}".encode()
-    packed = repacked(mar(exported, "eager"), tmp_path / "digits-eager.mar", "export/runtimes/eager.py", changed)
+def test_where_the_artifact_cannot_be_loaded_the_handler_is_red_too(
+    exported: Workspace, tmp_path: Path, source: Path
+) -> None:
+    changed = unloadable(source, "export.runtime.CannotRun('elsewhere')").encode()
+    packed = repacked(mar(exported, "eager"), tmp_path / "digits-eager.mar", EAGER, changed)
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
     decoded, computed, handled = (hop.comparison for hop in archive.inprocess_hops(packed, goldens, "eager", 1))
     assert (decoded.ok, computed.ok, handled.ok) == (True, False, False)

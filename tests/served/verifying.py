@@ -84,13 +84,7 @@ class Verifier:
         self.change_file(name, file, change)
 
     def change_file(self, name: str, file: str, change: Callable[[bytes], bytes]) -> None:
-        path = self.store / f"{name}-1.0.mar"
-        with zipfile.ZipFile(path) as archive:
-            files = {entry: archive.read(entry) for entry in archive.namelist()}
-        files[file] = change(files[file])
-        with zipfile.ZipFile(path, "w") as archive:
-            for entry, body in files.items():
-                archive.writestr(entry, body)
+        rewrite(self.store / f"{name}-1.0.mar", lambda files: {**files, file: change(files[file])})
         self.accept(name)
 
     def accept(self, name: str, **told: Any) -> None:
@@ -120,6 +114,15 @@ class Verifier:
         out, err = self.capsys.readouterr()
         assert code in (None, ended.value.code), out + err
         return Verified(ended.value.code, out, err, report)
+
+
+def rewrite(path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
+    """Changes what a zip holds, by name."""
+    with zipfile.ZipFile(path) as archive:
+        files = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, body in change(files).items():
+            archive.writestr(entry, body)
 
 
 Tampering = Callable[[Call, Reply, int], Reply]

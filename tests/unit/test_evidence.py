@@ -74,6 +74,11 @@ def test_evidence_is_of_every_size_and_number_of_threads(one: Evidence) -> None:
         ("atol = 0.45", "atol = 4.5", "torchscript_bf16 in bfloat16 on cuda about photos: atol is 4.5, more than"),
         ("atol = 0.16", "atol = 1.6", "nvjpeg about photos: atol is 1.6, more than 10 times the worst seen, 0.039."),
         ("pixels = 28", "pixels = 128", "nvjpeg about photos: pixels is 128, more than 10 times the worst seen, 9."),
+        (
+            "enlarged = 72",
+            "enlarged = 720",
+            "nvjpeg about photos: enlarged is 720, more than 10 times the worst seen, 36",
+        ),
     ],
 )
 def test_a_row_that_allows_too_much_is_complained_of(table: Path, old: str, new: str, complaint: str) -> None:
