@@ -628,7 +628,8 @@ class Interruptible:
         return process.returncode == 0 and list(Manifest.read(self.workspace.store).archives) == ["digits-onnx"]
 
     def drafts(self) -> list[Path]:
-        return [path for path in snapshot(self.workspace.artifacts, self.workspace.store) if path.name.startswith(".")]
+        paths = snapshot(self.workspace.artifacts, self.workspace.store)
+        return [path for path in paths if path.name.startswith(".") and path.name != manifest.LOCK]
 
     def assert_whole(self) -> None:
         """Every archive is one that the manifest describes, or a whole one that it doesn't name."""

@@ -3,6 +3,7 @@
 import socket
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -34,22 +35,26 @@ def serve(listener: socket.socket, answer: bytes, closes: bool) -> None:
                         break
 
 
-def ask(kind: str, folder: Path, seconds: float = 0.3) -> dict[str, object]:
+def ask(kind: str, folder: Path) -> dict[str, Any]:
+    """For longer where a busy machine got to nothing."""
     picture = folder / "a.jpg"
     picture.write_bytes(b"jpeg")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        Thread(target=serve, args=(listener, ANSWERS[kind], kind == "closed"), daemon=True).start()
+        server = Thread(target=serve, args=(listener, ANSWERS[kind], kind == "closed"), daemon=True)
+        server.start()
         port = listener.getsockname()[1]
-        found = run(Task(port, "/predict", {"X-A": "b"}, [str(picture)], ['{"label": "cat"'], 1, seconds))
+        for seconds in (0.3, 3, 30):
+            found = run(Task(port, "/predict", {"X-A": "b"}, [str(picture)], ['{"label": "cat"'], 1, seconds))
+            if found["answered"] > 1 or found["errors"]:
+                break
         listener.shutdown(socket.SHUT_RDWR)
+        server.join()
     return found
 
 
 def test_right_answers_are_counted_with_their_latencies(tmp_path: Path) -> None:
     found = ask("right", tmp_path)
     assert found["errors"] == {}
-    assert isinstance(found["latencies"], list)
-    assert isinstance(found["answered"], int)
     assert found["answered"] - 1 <= len(found["latencies"]) <= found["answered"]
     assert found["answered"] > 1
 
@@ -66,7 +71,6 @@ def test_right_answers_are_counted_with_their_latencies(tmp_path: Path) -> None:
 def test_anything_but_the_right_answer_is_an_error(kind: str, error: str, tmp_path: Path) -> None:
     found = ask(kind, tmp_path)
     assert found["latencies"] == []
-    assert isinstance(found["errors"], dict)
     assert found["errors"][error] > 0
 
 
