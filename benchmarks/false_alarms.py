@@ -31,7 +31,7 @@ from export import parity
 from export.goldens import Goldens
 from export.manifest import Archive, Manifest, check
 from export.pipeline import answered_by_eager
-from export.runtime import Loaded, runtime_module
+from export.runtime import Loaded, load_artifact
 from export.trained import Trained, load_trained
 from training.commands import run
 
@@ -100,7 +100,7 @@ def suspects(names: list[str], manifest: Manifest, trained: Trained, http_only: 
 
 def _artifact(archive: Archive, trained: Trained) -> Loaded:
     device = "cpu" if archive.device == "cpu" else "cuda:0"
-    loaded = runtime_module(archive.runtime).load(trained.path.with_name(archive.artifact), device, 1)
+    loaded = load_artifact(archive.runtime, trained.path.with_name(archive.artifact), device, 1)
     if loaded.weights != trained.digest:
         raise ValueError(f"{archive.artifact} is of other weights. Export again: python -m export {archive.model}")
     return loaded

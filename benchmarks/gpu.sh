@@ -15,13 +15,13 @@ store=.bench/gpu/model_store
 
 [ -e "$artifacts/photos/metrics.json" ] || "$python" -m training photos --arch resnet50 --epochs 30 --output "$artifacts"
 missing() { [ ! -e "$store/photos-$1-1.0.mar" ]; }
-export_one() {
-    "$python" -m export photos --runtime "$1" --device cuda --decoder nvjpeg-or-cpu --artifacts "$artifacts" --store "$store"
+export_one() {  # in the place of a subshell
+    exec "$python" -m export photos --runtime "$1" --device cuda --decoder nvjpeg-or-cpu --artifacts "$artifacts" --store "$store"
 }
 beside=(torchscript onnx aoti torchscript-bf16)
 # Eager with the goldens, which the others share; what is measured alone, since its compiler times kernels on the GPU.
 for runtime in eager aoti-bf16; do
-    if missing "$runtime"; then export_one "$runtime"; fi
+    if missing "$runtime"; then (export_one "$runtime"); fi
 done
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 for runtime in "${beside[@]}"; do
@@ -29,11 +29,11 @@ for runtime in "${beside[@]}"; do
 done
 wait
 for runtime in "${beside[@]}"; do
-    if missing "$runtime"; then echo "photos-$runtime was not exported." && exit 1; fi
+    if missing "$runtime"; then echo "photos-$runtime was not exported." >&2 && exit 1; fi
 done
 
-trap '"$python" -m serve down' EXIT
 "$python" -m serve up photos --store "$store"
+trap '"$python" -m serve down' EXIT
 "$python" -m client verify --artifacts "$artifacts" --store "$store"
 "$python" -m serve down
 

@@ -208,8 +208,8 @@ class Hop:
 def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) -> list[Hop]:
     """The hops that need no server: decode, runtime, handler, each at every batch size of the contract.
 
-    `handler` is red too where a worker would refuse to start. Raises RuntimeError when the archive does not run, or
-    its code is too old to say all this.
+    `handler` is red too where a worker would refuse to start. Raises RuntimeError when the archive does not run, holds
+    another number of goldens, or its code is too old to say all this.
     """
     found = run_inprocess("answers", archive, threads)
     sizes = sorted(int(name.removeprefix("runtime_")) for name in found if name.startswith("runtime_"))
@@ -218,6 +218,8 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
     if not sizes or expected - found.keys():
         raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")
     model, decoders = str(found["model"]), [str(name) for name in found["decoders"]]
+    if len(decoders) != len(goldens):
+        raise RuntimeError(f"{archive.name} holds other goldens: {len(decoders)}, not {len(goldens)}. Export it again.")
     limit = parity.tolerance(model, runtime, str(found["attested_precision"]), str(found["attested_device"]))
 
     def at_all_sizes(hop: str, slack: NDArray[np.float64] | float = 0.0) -> Hop:

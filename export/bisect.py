@@ -19,7 +19,7 @@ from export.goldens import Goldens
 from export.layers import Layer, Layers, compare_layers
 from export.on_torch import prepare
 from export.pipeline import THREADS, goldens_of
-from export.runtime import Loaded, runtime_module
+from export.runtime import Loaded, load_artifact, runtime_module
 from export.trained import Trained, load_trained
 from export.walks import Walk, walk_eager, walk_network, walk_onnx, walk_torchscript
 from training.commands import no_crash_is_a_difference
@@ -125,7 +125,7 @@ def it_runs(path: Path, runtime: str) -> Iterator[None]:
 def _look(path: Path, runtime: str, device: str, trained: Trained, goldens: Goldens) -> Found:
     """Raises ValueError for an artifact that can't be walked; then its logits alone are compared."""
     with it_runs(path, runtime):
-        loaded = runtime_module(runtime).load(path, device, THREADS)
+        loaded = load_artifact(runtime, path, device, THREADS)
         answers = [parity.run_goldens(loaded, goldens, size) for size in parity.batch_sizes(trained.contract.max_batch)]
     row = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device)
     logits = parity.worst_of([parity.compare(answer, goldens, row) for answer in answers])

@@ -23,7 +23,7 @@ from export.goldens import Goldens
 from export.on_torch import check_device
 from export.pipeline import PACKAGES, answered_by_eager
 from export.probes import KINDS, probes
-from export.runtime import Loaded, runtime_module, runtime_names
+from export.runtime import Loaded, load_artifact, runtime_module, runtime_names
 from export.trained import Trained, load_trained
 from training.commands import no_crash_is_a_difference
 from training.versions import processor, versions
@@ -156,7 +156,7 @@ def measure(
     found: dict[str, list[parity.Comparison]] = {kind: [] for kind in references}
     for threads in THREADS[device]:
         with it_runs(path, runtime):
-            loaded = runtime_module(runtime).load(path, DEVICES[device], threads)
+            loaded = load_artifact(runtime, path, DEVICES[device], threads)
         if (loaded.weights, loaded.contract) != (trained.digest, trained.contract):
             raise ValueError(f"{path} was made from other weights. {_how_to_export(trained, runtime)}")
         limit = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device)

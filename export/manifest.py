@@ -119,7 +119,8 @@ def add(store: Path, name: str, archive: Archive) -> dict[str, Archive]:
     """Puts one archive into the store's manifest as the newest of that name, in the place of one of its version.
 
     Gives those, by their names, that were the newest and are no longer: archives of the same model with other weights
-    or another contract. They are kept as earlier ones, as the file of every version is.
+    or another contract. They are kept as earlier ones, as the file of every version is. Of two exports of one name and
+    version at once, the file of one may stay beside the entry of the other: `check` refuses that.
     """
     with _alone(store):
         known = Manifest.read(store) if (store / NAME).exists() else Manifest(archives={})

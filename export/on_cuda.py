@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from export.on_torch import Graph
-from export.runtime import Batch, Logits
+from export.runtime import Batch, CannotRun, Logits
 from training.contract import Contract
 from training.decoded import OutOfMemory
 
@@ -60,13 +60,18 @@ def recorded(graph: Graph, contract: Contract, device: str) -> Callable[[Batch],
     """A graph as a callable that launches no kernel by itself: a CUDA graph for each of some batch sizes is replayed.
 
     A batch runs in the smallest that holds it, whose other rows are computed and left. Recordings read the weights
-    where they lie, so the graph is kept. Raises OutOfMemory.
+    where they lie, so the graph is kept. Raises CannotRun; the callable raises OutOfMemory.
     """
     room = Room(contract, device)
-    with torch.inference_mode():
-        replays = {size: _record(graph, room.images[:size]) for size in sizes(contract.max_batch)}
-    for size, (_, logits) in replays.items():
-        check(logits, size, contract)
+    try:
+        with torch.inference_mode():
+            replays = {size: _record(graph, room.images[:size]) for size in sizes(contract.max_batch)}
+        for size, (_, logits) in replays.items():
+            check(logits, size, contract)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # no fault of the artifact, or not surely
+        raise
+    except RuntimeError as error:
+        raise CannotRun(f"The graph fails on {device}: {error}") from None
 
     @torch.inference_mode()
     def run(batch: Batch, _keep: Graph = graph) -> Logits:

@@ -37,7 +37,7 @@ class Tolerance:
 class Decoding:
     """How far a decoder's pixels may be from the CPU's, in steps of 255, and how far that may move logits.
 
-    `enlarged` is about pictures that are scaled up, and what is wrong with their colours with them.
+    `enlarged` is about pictures smaller than the input: they are scaled up, and what is wrong with their colours too.
     """
 
     pixels: int
@@ -59,10 +59,14 @@ def decoding(model: str, decoder: str) -> Decoding:
 
 def steps(model: str, goldens: Goldens, decoders: Sequence[str]) -> list[int]:
     """How many steps of 255 the pixels of each golden may be off, for what decoded it."""
-    small = [min(Image.open(BytesIO(body)).size) < min(goldens.pixels.shape[1:3]) for body in goldens.requests]
     rows = {decoder: decoding(model, decoder) for decoder in {*decoders}}
-    found = [rows[decoder] for decoder in decoders]
-    return [row.enlarged if enlarged else row.pixels for row, enlarged in zip(found, small, strict=True)]
+    smallest = min(goldens.pixels.shape[1:3])
+
+    def allowed(body: bytes, row: Decoding) -> int:
+        """What the CPU decodes may not be off, and may be no picture."""
+        return row.enlarged if row.enlarged and min(Image.open(BytesIO(body)).size) < smallest else row.pixels
+
+    return [allowed(body, rows[decoder]) for body, decoder in zip(goldens.requests, decoders, strict=True)]
 
 
 def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from export import archive, manifest, parity
 from export.accuracy import Accuracies, answer, compare_accuracy
 from export.goldens import Goldens
 from export.requests import make_requests
-from export.runtime import Loaded, device_kind, runtime_module
+from export.runtime import Loaded, device_kind, load_artifact, runtime_module
 from export.trained import Trained
 from training.decoded import Pixels
 from training.decoders import CPU
@@ -124,7 +124,7 @@ def compare_artifact(
     path: Path, trained: Trained, goldens: Goldens, runtime: str, device: str
 ) -> tuple[Loaded, parity.Comparison]:
     """Loads an artifact back and compares it with eager at every batch size. Raises ValueError when they differ."""
-    loaded = runtime_module(runtime).load(path, device, COMPARED_THREADS)
+    loaded = load_artifact(runtime, path, device, COMPARED_THREADS)
     if (loaded.contract, loaded.weights) != (trained.contract, trained.digest):
         raise ValueError(f"The {runtime} artifact doesn't carry the contract and weights that it was made from.")
     limit = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device)

@@ -93,8 +93,19 @@ class Runtime(Protocol):
     def load(self, path: Path, device: str, threads: int) -> Loaded:
         """Loads an artifact on `device` ("cpu", "cuda:0", …); on the CPU it runs on `threads` threads.
 
-        Raises CannotRun, and ValueError where the device isn't there.
+        Raises CannotRun for what it finds out before the first batch, and ValueError where the device isn't there.
         """
+
+
+def load_artifact(runtime: str, path: Path, device: str, threads: int) -> Loaded:
+    """As the runtime's own `load` does. Raises OutOfMemory, too."""
+    module = runtime_module(runtime)
+    if device == "cpu":
+        return module.load(path, device, threads)
+    from export.on_cuda import out_of_memory  # not at the top: the CPU may need no torch
+
+    with out_of_memory():
+        return module.load(path, device, threads)
 
 
 def device_kind(device: str) -> str:

@@ -62,7 +62,8 @@ def answers() -> dict[str, NDArray[Any]]:
         for size in sizes:
             found[f"runtime_{size}"] = _tried(partial(parity.run_goldens, handler.predictor.loaded, goldens, size))
             found[f"handler_{size}"] = _tried(partial(_by_handler, handler, goldens, size))
-        found |= {"refused": _tried(partial(handler.initialize, _context(1))) or ""}
+        del handler  # a GPU may have no room for two
+        found |= {"refused": _tried(_started) or ""}
     found |= {f"attested_{name}": value for name, value in attested.items()}
     return {name: np.array(value) for name, value in found.items()}
 
@@ -122,9 +123,19 @@ def _handler() -> Any:
     Raises CannotRun where the artifact can't be run on the device that the archive asks for.
     """
     context = _context(1)
-    handler = importlib.import_module(context.manifest["model"]["handler"].removesuffix(".py")).Handler()
+    handler = _new_handler(context)
     handler.load(context)
     return handler
+
+
+def _started() -> None:
+    """As a worker starts with it."""
+    context = _context(1)
+    _new_handler(context).initialize(context)
+
+
+def _new_handler(context: Any) -> Any:
+    return importlib.import_module(context.manifest["model"]["handler"].removesuffix(".py")).Handler()
 
 
 def _by_handler(handler: Any, goldens: Goldens, size: int) -> NDArray[np.float32]:

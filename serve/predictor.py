@@ -10,7 +10,7 @@ import numpy as np
 
 from export import parity
 from export.goldens import Goldens
-from export.runtime import Batch, Loaded, Logits, joined, runtime_module
+from export.runtime import Batch, Loaded, Logits, joined, load_artifact, runtime_module
 from serve.messages import NO_MEMORY, Answer, Query, Request, as_json, dumps, failure
 from serve.protocol import ATTESTED, DEFAULT_TOP_K, JSON, NPY, TOP_K
 from training.contract import Contract
@@ -33,10 +33,9 @@ class Predictor:
     def load(
         cls, directory: Path, runtime: str, device: str, threads: int, name: str, version: str, decoder: str = CPU
     ) -> "Predictor":
-        """Loads an unpacked archive. RuntimeError when its parts don't belong together."""
-        module = runtime_module(runtime)
-        artifact = directory / module.ARTIFACT
-        loaded = module.load(artifact, device, threads)
+        """Loads an unpacked archive. Raises what `load_artifact` does, and RuntimeError when its parts don't fit."""
+        artifact = directory / runtime_module(runtime).ARTIFACT
+        loaded = load_artifact(runtime, artifact, device, threads)
         if loaded.contract != Contract.read(directory / "contract.json"):
             raise RuntimeError(f"{artifact.name} and contract.json hold different contracts. Export again.")
         attestation = {

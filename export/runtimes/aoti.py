@@ -67,7 +67,9 @@ def _package(path: Path, device: str) -> Any:
     loader = torch._C._aoti.AOTIModelPackageLoader
     compiled_for = loader.load_metadata_from_package(str(path), "model")["AOTI_DEVICE_KEY"]  # type: ignore[attr-defined]
     if compiled_for != device_kind(device):
-        raise CannotRun(f"{path.name} was compiled for {compiled_for} and can't run on {device}. Export it there.")
+        raise CannotRun(
+            f"{path.name} was compiled for {compiled_for} and can't run on {device}. Export it for that device."
+        )
     alone = device != "cpu"  # without the locks that a CUDA graph can't record
     return AOTICompiledModel(loader(str(path), "model", alone, 1, -1))
 

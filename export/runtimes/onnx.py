@@ -111,7 +111,7 @@ def _out_of_memory() -> Iterator[None]:
 
 
 def open_session(path: Path, device: str, threads: int) -> "onnxruntime.InferenceSession":
-    """A session that runs every node on `device`, or CannotRun; ValueError where ONNX Runtime can't use the device.
+    """A session that runs every node on `device`, or CannotRun; ValueError where ONNX Runtime finds no such device.
 
     ONNX Runtime by itself falls back to the CPU, for the session or for single nodes, and computes with TF32 on CUDA.
     """
@@ -126,12 +126,12 @@ def open_session(path: Path, device: str, threads: int) -> "onnxruntime.Inferenc
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     onnxruntime.preload_dlls()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    settings = {"device_id": index or "0", "use_tf32": "0"}
+    providers = [("CUDAExecutionProvider", {"device_id": index or "0", "use_tf32": "0"})]
     try:
         with _out_of_memory():
-            session = onnxruntime.InferenceSession(path, options, providers=[("CUDAExecutionProvider", settings)])
+            return onnxruntime.InferenceSession(path, options, providers=providers)
     except Fail as error:
+        chosen = onnxruntime.InferenceSession(path, providers=providers).get_providers()[0]
+        if chosen != "CUDAExecutionProvider":
+            raise ValueError(f"ONNX Runtime was asked for {device} and could only choose {chosen}.") from None
         raise CannotRun(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None
-    if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise ValueError(f"ONNX Runtime was asked for {device} and chose {session.get_providers()[0]}.")
-    return session

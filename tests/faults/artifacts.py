@@ -72,16 +72,15 @@ def matrix_products_in_less_than_float32(scene: Scene) -> None:
 @fault(
     PRECISION,
     where="the archive's code",
-    hop="runtime",
+    hop="eager",
     says=DIFFER,
-    served="digits-torchscript",
-    life="TF32 is on by default in CUDA's convolutions, and one of two processes has turned it off.",
+    served="digits-eager",
+    life="One process allows TF32, by a setting that another library's import brings along, and the other does not.",
     missing=no_gpu,
 )
 def tf32_in_one_place(scene: Scene) -> None:
-    scene.exported_for_cuda("digits-torchscript")
-    kept = "torch.backends.cudnn.allow_tf32 = False\n    return"
-    scene.code("digits-torchscript", "export/on_torch.py", kept, "torch.backends.cudnn.allow_tf32 = True\n    return")
+    scene.exported_for_cuda("digits-eager")
+    scene.code("digits-eager", "export/on_torch.py", "allow_tf32 = False", "allow_tf32 = True")
 
 
 class Guessing(nn.Module):

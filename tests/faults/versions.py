@@ -33,7 +33,7 @@ def asked_for_cuda_and_ran_on_the_cpu(scene: Scene) -> None:
     hop="runtime",
     says="it can't be loaded: model.pt2 was compiled for cuda and can't run on cpu",
     served="digits-aoti",
-    life="The archive of the machine with the GPU was copied to one without.",
+    life="The model.pt2 for the machine with the GPU was put into the archive for the one without.",
 )
 def machine_code_for_another_device(scene: Scene) -> None:
     here, there = b'"AOTI_DEVICE_KEY": "cpu"', b'"AOTI_DEVICE_KEY": "cuda"'

@@ -19,7 +19,7 @@ from PIL import Image
 from export import on_cuda
 from export.goldens import Goldens
 from export.on_torch import runner
-from export.runtime import Loaded, Logits, joined
+from export.runtime import CannotRun, Loaded, Logits, joined
 from export.runtimes import onnx as onnx_runtime
 from serve.messages import Answer, Request
 from serve.predictor import Predictor
@@ -392,6 +392,35 @@ def test_a_recorded_graph_that_breaks_the_contract_is_an_error(logits: torch.Ten
     on_cuda.check(torch.zeros(2, 7), 2, CONTRACT)
     with pytest.raises(RuntimeError, match=r"the contract says torch\.float32 \(2, 7\)\."):
         on_cuda.check(logits, 2, CONTRACT)
+
+
+class Room:
+    """Stands in for memory on a GPU."""
+
+    def __init__(self, contract: Contract, _: str) -> None:
+        self.images = torch.zeros(contract.max_batch, *contract.input.shape, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("expected 2 rows"), CannotRun),
+        (torch.OutOfMemoryError("no room"), torch.OutOfMemoryError),
+        (torch.AcceleratorError("the GPU is lost"), torch.AcceleratorError),
+    ],
+)
+def test_what_fails_at_its_recording_is_at_fault_itself_but_for_the_gpu_and_its_memory(
+    error: RuntimeError, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of a recording, which needs a GPU, the graph is called."""
+
+    def graph(_: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(on_cuda, "Room", Room)
+    monkeypatch.setattr(on_cuda, "_record", lambda graph, images: graph(images))
+    with pytest.raises(told, match=str(error)):
+        on_cuda.recorded(graph, CONTRACT, "cuda:0")
 
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_it() -> None:
