@@ -59,14 +59,12 @@ def decoding(model: str, decoder: str) -> Decoding:
 
 def steps(model: str, goldens: Goldens, decoders: Sequence[str]) -> list[int]:
     """How many steps of 255 the pixels of each golden may be off, for what decoded it."""
-    rows = {decoder: decoding(model, decoder) for decoder in {*decoders}}
-    smallest = min(goldens.pixels.shape[1:3])
-
-    def allowed(body: bytes, row: Decoding) -> int:
-        """What the CPU decodes may not be off, and may be no picture."""
-        return row.enlarged if row.enlarged and min(Image.open(BytesIO(body)).size) < smallest else row.pixels
-
-    return [allowed(body, rows[decoder]) for body, decoder in zip(goldens.requests, decoders, strict=True)]
+    rows, smallest = {decoder: decoding(model, decoder) for decoder in {*decoders}}, min(goldens.pixels.shape[1:3])
+    found = zip(goldens.requests, (rows[decoder] for decoder in decoders), strict=True)
+    return [  # what may not be off at all may be no picture
+        row.enlarged if row.enlarged and min(Image.open(BytesIO(body)).size) < smallest else row.pixels
+        for body, row in found
+    ]
 
 
 def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:
