@@ -37,7 +37,7 @@ class Tolerance:
 class Decoding:
     """How far a decoder's pixels may be from the CPU's, in steps of 255, and how far that may move logits.
 
-    `enlarged` is about pictures smaller than the input: they are scaled up, and what is wrong with their colours too.
+    `enlarged` is for pictures smaller than the input: they are scaled up, and what is wrong with their colours is too.
     """
 
     pixels: int
@@ -59,18 +59,15 @@ def decoding(model: str, decoder: str) -> Decoding:
 
 def steps(model: str, goldens: Goldens, decoders: Sequence[str]) -> list[int]:
     """How many steps of 255 the pixels of each golden may be off, for what decoded it."""
-    rows, smallest = {decoder: decoding(model, decoder) for decoder in {*decoders}}, min(goldens.pixels.shape[1:3])
-    found = zip(goldens.requests, (rows[decoder] for decoder in decoders), strict=True)
-    return [  # what may not be off at all may be no picture
-        row.enlarged if row.enlarged and min(Image.open(BytesIO(body)).size) < smallest else row.pixels
-        for body, row in found
-    ]
+    found, edge = [decoding(model, decoder) for decoder in decoders], min(goldens.pixels.shape[1:3])
+    pairs = zip(found, goldens.requests, strict=True)  # what may not be off at all may be no picture
+    small = [bool(row.enlarged) and min(Image.open(BytesIO(body)).size) < edge for row, body in pairs]
+    return [row.enlarged if enlarged else row.pixels for row, enlarged in zip(found, small, strict=True)]
 
 
 def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:
     """How much further from eager than a runtime's own limit each answer may be, for what decoded its input."""
-    atol = {decoder: decoding(model, decoder).atol for decoder in {*decoders}}
-    return np.array([atol[decoder] for decoder in decoders])
+    return np.array([decoding(model, decoder).atol for decoder in decoders])
 
 
 def tolerance(model: str, runtime: str, precision: str, device: str) -> Tolerance:
