@@ -13,7 +13,7 @@ import typer
 from export import parity
 from export.accuracy import answer
 from export.goldens import Goldens
-from export.runtime import Loaded, Logits, as_array, runtime_module, runtime_names
+from export.runtime import Loaded, Logits, as_array, load_artifact, runtime_module, runtime_names
 from export.trained import load_trained
 from training.commands import run
 from training.decoded import Decoded, Pixels
@@ -31,7 +31,7 @@ def runtimes(folder: Path, device: str) -> Iterator[tuple[str, Loaded]]:
             print(f"{name:16} {module.ARTIFACT} was not exported")
             continue
         try:
-            yield name, module.load(folder / module.ARTIFACT, device, 1)
+            yield name, load_artifact(name, folder / module.ARTIFACT, device, 1)
         except ValueError as error:
             print(f"{name:16} {error}")
 

@@ -15,7 +15,7 @@ store=.bench/gpu/model_store
 
 [ -e "$artifacts/photos/metrics.json" ] || "$python" -m training photos --arch resnet50 --epochs 30 --output "$artifacts"
 missing() { [ ! -e "$store/photos-$1-1.0.mar" ]; }
-export_one() {  # in the place of a subshell
+export_one() {  # by exec, so that kill reaches Python: to be called in a subshell only, by ( ) or &
     exec "$python" -m export photos --runtime "$1" --device cuda --decoder nvjpeg-or-cpu --artifacts "$artifacts" --store "$store"
 }
 beside=(torchscript onnx aoti torchscript-bf16)
@@ -36,13 +36,16 @@ done
 trap '"$python" -m serve down' EXIT
 "$python" -m client verify --artifacts "$artifacts" --store "$store"
 "$python" -m serve down
+trap - EXIT
 
 "$python" -m benchmarks.pictures
 "$python" -m serve up "$served" --store "$store"
+trap '"$python" -m serve down' EXIT
 "$python" -m serve scale "$served" "$workers"
 "$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max ${DURATION:+--duration "$DURATION"} \
     --artifacts "$artifacts" --store "$store" --output "$artifacts/load.json"
 "$python" -m serve down
+trap - EXIT
 
 "$python" -m benchmarks.servers --name gpu --archive "$served" --store "$store" --peers none \
     --workers "$workers" --connections "$connections" ${WARM_UP:+--warm-up "$WARM_UP"} --highest "$artifacts/load.json"

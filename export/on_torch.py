@@ -45,7 +45,7 @@ def forbid_tf32(device: str) -> bool:
 
 
 def runner(graph: Graph, contract: Contract, device: str) -> Callable[[Batch], Logits]:
-    """A graph over tensors → a callable over batches. On a GPU it is recorded and replayed, and raises OutOfMemory."""
+    """A graph over tensors → a callable over batches. On a GPU it is recorded: see `on_cuda.recorded`."""
     if device != "cpu":
         from export.on_cuda import recorded
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from export import parity
 from export.goldens import Goldens
 from export.runtime import CannotRun, as_array, runtime_module
-from serve.messages import Request
+from serve.messages import NO_MEMORY, Request
 from serve.predictor import Predictor
 from serve.protocol import NPY
 from training.contract import Contract
@@ -148,7 +148,10 @@ def _by_handler(handler: Any, goldens: Goldens, size: int) -> NDArray[np.float32
         if len(answered) != len(data):
             raise ValueError(f"{len(data)} requests got {len(answered)} answers.")
         for index, body in enumerate(answered):
-            if context.get_response_status(index)[0] != 200:
+            status, _ = context.get_response_status(index)
+            if status == NO_MEMORY.status:
+                raise OutOfMemory(body.decode())
+            if status != 200:
                 raise ValueError(f"{goldens.names[rows.start + index]} is answered by {body.decode()}")
         bodies += answered
     return np.concatenate([np.load(BytesIO(body)) for body in bodies])

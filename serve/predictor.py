@@ -56,6 +56,8 @@ class Predictor:
     def check(self, goldens: Goldens) -> None:
         """Answers the goldens as requests. Raises RuntimeError unless every answer is eager's, within tolerance.
 
+        Raises OutOfMemory.
+
         Where the archive asks for nvJPEG, some of them must have been decoded by it.
         """
         if goldens.weights != self.loaded.weights:
@@ -66,6 +68,8 @@ class Predictor:
         parts = parity.batches(self.contract.max_batch, len(goldens))
         answers = [answer for part in parts for answer in self.answer(requests[part])]
         refused = next((answer for answer in answers if answer.status != 200), None)
+        if refused is NO_MEMORY:
+            raise OutOfMemory(NO_MEMORY.body.decode())
         if refused:
             raise RuntimeError(f"A golden was refused: {refused.body.decode()}")
         decoders = [answer.headers[ATTESTED["decoder"]] for answer in answers]

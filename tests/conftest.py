@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from serve.torchserve import java
 from tests.workspace import Workspace, free_port
 
 FOLDERS = ("unit", "integration", "served", "faults", "endurance", "containers")
@@ -27,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_report_header() -> list[str]:
     versions = [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in SHOWN)]
-    return [" · ".join(versions)]
+    return [" · ".join(versions), f"java: {java()}"]
 
 
 def _version(distribution: str) -> str:

@@ -129,9 +129,13 @@ def open_session(path: Path, device: str, threads: int) -> "onnxruntime.Inferenc
     providers = [("CUDAExecutionProvider", {"device_id": index or "0", "use_tf32": "0"})]
     try:
         with _out_of_memory():
-            return onnxruntime.InferenceSession(path, options, providers=providers)
+            session = onnxruntime.InferenceSession(path, options, providers=providers)
+            chosen = session.get_providers()[0]
     except Fail as error:
-        chosen = onnxruntime.InferenceSession(path, providers=providers).get_providers()[0]
-        if chosen != "CUDAExecutionProvider":
-            raise ValueError(f"ONNX Runtime was asked for {device} and could only choose {chosen}.") from None
-        raise CannotRun(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None
+        with _out_of_memory():  # the same words tell of a node that has no kernel there, and of no device: which is it?
+            chosen = onnxruntime.InferenceSession(path, providers=providers).get_providers()[0]
+        if chosen == "CUDAExecutionProvider":
+            raise CannotRun(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None
+    if chosen != "CUDAExecutionProvider":
+        raise ValueError(f"ONNX Runtime was asked for {device} and could only choose {chosen}.")
+    return session

@@ -46,7 +46,7 @@ def export(trained: "Trained", path: Path, device: str) -> None:
 
 
 def load(path: Path, device: str, threads: int) -> Loaded:
-    """Raises CannotRun for a graph that would compute with TF32 where that is switched off."""
+    """Raises CannotRun, also for a graph that would compute with TF32 where that is switched off."""
     tf32 = prepare(device, threads)
     metadata: dict[str, Any] = {CONTRACT: b"", WEIGHTS: b""}
     with deprecated():

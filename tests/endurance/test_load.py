@@ -21,7 +21,7 @@ SEED = 5
 
 ANSWERS = [f"{kind} from {version}" for kind in ("logits", "JSON", "byte by byte") for version in ("1.0", "2.0")]
 
-# MB over the second half. In five minutes keeping each body would be 40 MB, and 0.2 MB were seen. In the short
+# MB over the second half. In five minutes keeping each body would be 40 MB, and 1.6 MB were seen. In the short
 # form Java's heap is still growing to its size, by 8 to 16 MB in half a minute.
 LEVEL = {"java": length(short=50, full=20), "workers": 10}
 

@@ -21,18 +21,19 @@ from tests.workspace import ROOT, Workspace
 def test_a_trace_that_may_compute_with_tf32_is_not_loaded(exported: Workspace, tmp_path: Path) -> None:
     trained = load_trained("digits", exported.folder / "artifacts")
     path = tmp_path / torchscript.ARTIFACT
-    for allowed in (True, False):
-        with torchscript.deprecated(), torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
-            graph = torch.jit.trace(trained.network, trained.example)  # type: ignore[no-untyped-call]
-            torch.jit.save(graph, path, _extra_files=trained.metadata)
-        if allowed:
-            with pytest.raises(CannotRun, match=r"model\.pt were traced with TF32 allowed\. Export it again\."):
-                torchscript.load(path, "cpu", 1)
+    with torchscript.deprecated(), torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        graph = torch.jit.trace(trained.network, trained.example)  # type: ignore[no-untyped-call]
+        torch.jit.save(graph, path, _extra_files=trained.metadata)
+    with pytest.raises(CannotRun, match=r"model\.pt were traced with TF32 allowed\. Export it again\."):
+        torchscript.load(path, "cpu", 1)
+    torchscript.export(trained, path, "cpu")
     assert torchscript.load(path, "cpu", 1).contract == trained.contract
 
 
 def test_onnx_runtime_without_a_gpu_is_no_fault_of_the_artifact(exported: Workspace) -> None:
-    program = "from export.runtimes import onnx; onnx.open_session(onnx.Path('model.onnx'), 'cuda:0', 1)"
+    program = (
+        "from pathlib import Path; from export.runtimes import onnx; onnx.open_session(Path('model.onnx'), 'cuda:0', 1)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=exported.artifacts,
@@ -63,6 +64,6 @@ def test_an_archive_for_a_gpu_does_not_run_where_there_is_none(
 def test_an_archive_with_another_number_of_goldens_is_an_error_that_says_so(exported: Workspace) -> None:
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
     with pytest.raises(
-        RuntimeError, match=r"digits-onnx-1\.0\.mar holds other goldens: 78, not 77\. Export it again\."
+        RuntimeError, match=r"digits-onnx-1\.0\.mar holds other goldens: \d+, not \d+\. Export it again\."
     ):
         archive.inprocess_hops(exported.store / "digits-onnx-1.0.mar", goldens[1:], "onnx", 1)

@@ -390,37 +390,8 @@ def test_graphs_are_recorded_for_powers_of_two_up_to_the_largest_batch(largest: 
 @pytest.mark.parametrize("logits", [torch.zeros(2, 7, dtype=torch.bfloat16), torch.zeros(2, 1), torch.zeros(1, 7)])
 def test_a_recorded_graph_that_breaks_the_contract_is_an_error(logits: torch.Tensor) -> None:
     on_cuda.check(torch.zeros(2, 7), 2, CONTRACT)
-    with pytest.raises(RuntimeError, match=r"the contract says torch\.float32 \(2, 7\)\."):
+    with pytest.raises(CannotRun, match=r"the contract says torch\.float32 \(2, 7\)\."):
         on_cuda.check(logits, 2, CONTRACT)
-
-
-class Room:
-    """Stands in for memory on a GPU."""
-
-    def __init__(self, contract: Contract, _: str) -> None:
-        self.images = torch.zeros(contract.max_batch, *contract.input.shape, dtype=torch.uint8)
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (RuntimeError("expected 2 rows"), CannotRun),
-        (torch.OutOfMemoryError("no room"), torch.OutOfMemoryError),
-        (torch.AcceleratorError("the GPU is lost"), torch.AcceleratorError),
-    ],
-)
-def test_what_fails_at_its_recording_is_at_fault_itself_but_for_the_gpu_and_its_memory(
-    error: RuntimeError, told: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the place of a recording, which needs a GPU, the graph is called."""
-
-    def graph(_: torch.Tensor) -> torch.Tensor:
-        raise error
-
-    monkeypatch.setattr(on_cuda, "Room", Room)
-    monkeypatch.setattr(on_cuda, "_record", lambda graph, images: graph(images))
-    with pytest.raises(told, match=str(error)):
-        on_cuda.recorded(graph, CONTRACT, "cuda:0")
 
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_it() -> None:
