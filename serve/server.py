@@ -49,8 +49,8 @@ def start(run_directory: Path, store: Path, names: list[str], port: int) -> Serv
     try:
         server.remember(run_directory)
         with log.open("wb") as output:
-            launch(server, run_directory, chosen, output)
-        _wait_local(server, run_directory, log)
+            process = launch(server, run_directory, chosen, output)
+        _wait_local(server, process, run_directory, log)
     except BaseException:
         stop(server, run_directory)
         raise
@@ -120,19 +120,22 @@ def check_ports(ports: Ports) -> None:
                 ) from None
 
 
-def _wait_local(server: Server, run_directory: Path, log: Path) -> None:
+def _wait_local(server: Server, process: "subprocess.Popen[bytes]", run_directory: Path, log: Path) -> None:
     """Raises NotServing with the log's last lines."""
     try:
-        wait(server, run_directory, lambda: load_failed(log.read_text(errors="replace")))
+        wait(server, process, run_directory, lambda: load_failed(log.read_text(errors="replace")))
     except NotServing as error:
         raise NotServing(f"{error} Its last words:\n{tail(log)}") from None
 
 
-def wait(server: Server, run_directory: Path, failed: Callable[[], bool]) -> None:
-    """Returns when all models are ready. Raises NotServing when that can't come any more, as `failed` says."""
+def wait(server: Server, process: "subprocess.Popen[bytes]", run_directory: Path, failed: Callable[[], bool]) -> None:
+    """Returns when all models are ready. Raises NotServing when Java has ended, or `failed` says that it can't come.
+
+    Java is asked by its process: one that has just begun has no command line yet, and is not found by it.
+    """
     deadline = time.monotonic() + STARTUP_SECONDS
     while not all(health.ready for health in check_health(server, run_directory)):
-        if not server.processes() or failed():
+        if process.poll() is not None or failed():
             time.sleep(0.5)  # for the last lines of the log
             raise NotServing("The server could not start.")
         if time.monotonic() > deadline:

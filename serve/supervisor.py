@@ -91,7 +91,9 @@ class Service:
             return limits.out_of_memory_kills() > kills
 
         try:
-            server.wait(torchserve, self.run_directory, lambda: killed() or server.load_failed(journal.words()))
+            server.wait(
+                torchserve, process, self.run_directory, lambda: killed() or server.load_failed(journal.words())
+            )
         except NotServing as error:
             if killed():
                 raise _too_little_memory() from None
