@@ -67,7 +67,8 @@ def steps(model: str, goldens: Goldens, decoders: Sequence[str]) -> list[int]:
 
 def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:
     """How much further from eager than a runtime's own limit each answer may be, for what decoded its input."""
-    return np.array([decoding(model, decoder).atol for decoder in decoders])
+    atol = {decoder: decoding(model, decoder).atol for decoder in {*decoders}}
+    return np.array([atol[decoder] for decoder in decoders])
 
 
 def tolerance(model: str, runtime: str, precision: str, device: str) -> Tolerance:

@@ -56,9 +56,7 @@ class Predictor:
     def check(self, goldens: Goldens) -> None:
         """Answers the goldens as requests. Raises RuntimeError unless every answer is eager's, within tolerance.
 
-        Raises OutOfMemory.
-
-        Where the archive asks for nvJPEG, some of them must have been decoded by it.
+        Where the archive asks for nvJPEG, some of them must have been decoded by it. Raises OutOfMemory, too.
         """
         if goldens.weights != self.loaded.weights:
             raise RuntimeError(

@@ -10,7 +10,7 @@ from export.pipeline import make_goldens
 from export.trained import load_trained
 from tests.faults.catalogue import fault, no_gpu
 from tests.faults.scene import Scene
-from tests.served.verifying import rewrite
+from tests.zips import rewrite
 
 DEVICE, VERSIONS = "device", "versions"
 STORE = "the store"

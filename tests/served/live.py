@@ -1,8 +1,8 @@
 """A server whose model has two versions, and the commands that change what it serves."""
 
 import json
+import shutil
 import subprocess
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from serve import versions
 from serve.management import Management
 from serve.record import Server, recall
 from tests.workspace import Workspace
+from tests.zips import rewrite
 
 MODEL = "digits-onnx"
 Done = subprocess.CompletedProcess[str]
@@ -93,14 +94,15 @@ class Live:
         store, old = self.workspace.store, self.entry("2.0")
         path, goldens = store / f"{MODEL}-{version}.mar", self.workspace.folder / "goldens.npz"
         change(self.goldens("2.0")).write(goldens)
-        with zipfile.ZipFile(store / old.file) as source, zipfile.ZipFile(path, "w") as target:
-            for name in source.namelist():
-                held = goldens.read_bytes() if name == "goldens.npz" else source.read(name)
-                if name == "MAR-INF/MANIFEST.json":
-                    known = json.loads(held)
-                    known["model"]["modelVersion"] = version
-                    held = json.dumps(known).encode()
-                target.writestr(name, held)
+
+        def renumbered(files: dict[str, bytes]) -> dict[str, bytes]:
+            known = json.loads(files["MAR-INF/MANIFEST.json"])
+            known["model"]["modelVersion"] = version
+            told = {"MAR-INF/MANIFEST.json": json.dumps(known).encode(), "goldens.npz": goldens.read_bytes()}
+            return files | told
+
+        shutil.copy(store / old.file, path)
+        rewrite(path, renumbered)
         made = {"file": path.name, "version": version, **manifest.describe(path).model_dump()}
         manifest.add(store, MODEL, old.model_copy(update=made))
 

@@ -21,13 +21,14 @@ import pytest
 import requests
 
 from export import manifest
-from export.goldens import Goldens
+from export.archive import read_goldens
 from export.manifest import Manifest
 from serve import record, server
 from serve.record import NotServing, Server
 from serve.torchserve import MAIN_CLASS, Ports
 from tests.snapshot import snapshot
 from tests.workspace import READ_ONLY, ROOT, Workspace, no_room_above
+from tests.zips import rewrite
 
 MODEL = "digits-onnx"
 NAME = f"{MODEL}-1.0.mar"
@@ -439,13 +440,9 @@ def test_a_java_that_is_not_there_is_refused_by_name(local: Local) -> None:
 def with_wrong_goldens(store: Path, scratch: Path) -> None:
     """Makes the archive one whose goldens are answered otherwise, and the manifest one that describes it."""
     path, goldens = store / NAME, scratch / "goldens.npz"
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(scratch / NAME, "w") as new:
-        with old.open("goldens.npz") as file:
-            right = Goldens.read(file)
-        replace(right, logits=right.logits + 1).write(goldens)
-        for name in old.namelist():
-            new.writestr(name, goldens.read_bytes() if name == goldens.name else old.read(name))
-    shutil.move(scratch / NAME, path)
+    right = read_goldens(path)
+    replace(right, logits=right.logits + 1).write(goldens)
+    rewrite(path, lambda files: {**files, goldens.name: goldens.read_bytes()})
     entry, file_now = Manifest.read(store).archives[MODEL], manifest.describe(path)
     manifest.add(store, MODEL, entry.model_copy(update={"sha256": file_now.sha256, "bytes": file_now.bytes}))
 

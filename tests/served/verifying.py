@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from serve.protocol import ATTESTED, NPY
 from tests.served.asking import Raw, npy
 from tests.unit.scripted_server import Call, Reply, scripted
 from tests.workspace import Workspace
+from tests.zips import rewrite
 
 # How many requests the two hops with company send here: as few as show a fault, so that a test takes seconds.
 BATCHED, LOAD = 100, 200
@@ -114,15 +114,6 @@ class Verifier:
         out, err = self.capsys.readouterr()
         assert code in (None, ended.value.code), out + err
         return Verified(ended.value.code, out, err, report)
-
-
-def rewrite(path: Path, change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
-    """Changes what a zip holds, by name."""
-    with zipfile.ZipFile(path) as archive:
-        files = {entry: archive.read(entry) for entry in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for entry, body in change(files).items():
-            archive.writestr(entry, body)
 
 
 Tampering = Callable[[Call, Reply, int], Reply]
