@@ -1,7 +1,6 @@
 """Running a graph on an NVIDIA GPU: where batches lie, and graphs that are recorded once and replayed."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ import torch
 from export.on_torch import Graph
 from export.runtime import Batch, CannotRun, Logits
 from training.contract import Contract
-from training.decoded import OutOfMemory
+from training.decoded import out_of_memory
 
 WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScript compiles
 
@@ -93,15 +92,6 @@ def check(logits: torch.Tensor, size: int, contract: Contract) -> None:
 def sizes(largest: int) -> list[int]:
     """The powers of two up to the largest batch, and that."""
     return [*(2**power for power in range((largest - 1).bit_length())), largest]
-
-
-@contextmanager
-def out_of_memory() -> Iterator[None]:
-    """torch's error becomes OutOfMemory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(str(error)) from None
 
 
 def _record(graph: Graph, images: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:

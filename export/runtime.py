@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export import runtimes
 from training.contract import Contract
-from training.decoded import OutOfMemory, Pixels
+from training.decoded import Pixels, out_of_memory
 
 if TYPE_CHECKING:
     from export.trained import Trained
@@ -63,10 +63,8 @@ def joined(batches: Sequence[Batch]) -> Batch:
         return np.concatenate(batches)
     import torch
 
-    try:
+    with out_of_memory():
         return torch.cat([torch.as_tensor(_writable(batch), device=device) for batch in batches])
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(str(error)) from None
 
 
 def _writable(batch: Batch) -> Batch:
@@ -102,8 +100,6 @@ def load_artifact(runtime: str, path: Path, device: str, threads: int) -> Loaded
     module = runtime_module(runtime)
     if device == "cpu":
         return module.load(path, device, threads)
-    from export.on_cuda import out_of_memory  # not at the top: the CPU may need no torch
-
     with out_of_memory():
         return module.load(path, device, threads)
 

@@ -1,5 +1,7 @@
 """What becomes of a request's body: pixels, or a sentence that says what is wrong with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,17 @@ class BadInput(ValueError):
 
 class OutOfMemory(RuntimeError):
     """The device had too little memory left for a batch; the next one may find more."""
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """torch's error becomes OutOfMemory."""
+    import torch  # not at the top: the CPU may need none
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(str(error)) from None
 
 
 @dataclass(frozen=True)

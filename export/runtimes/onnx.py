@@ -10,7 +10,7 @@ import numpy as np
 
 from export.runtime import CONTRACT, FLOAT32, WEIGHTS, Batch, CannotRun, Loaded, Logits
 from training.contract import Contract
-from training.decoded import OutOfMemory
+from training.decoded import OutOfMemory, out_of_memory
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -66,7 +66,7 @@ def runner(session: "onnxruntime.InferenceSession") -> Callable[[Batch], Logits]
     """A session → a callable that raises OutOfMemory."""
 
     def run(batch: Batch) -> Logits:
-        with _out_of_memory():
+        with _onnx_out_of_memory():
             logits: Logits = session.run(["logits"], {"images": batch})[0]
         return logits
 
@@ -77,14 +77,14 @@ def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: s
     """A session → a callable that raises OutOfMemory, and whose batches go to the GPU once and stay there."""
     import torch
 
-    from export.on_cuda import Room, out_of_memory
+    from export.on_cuda import Room
 
     index = torch.cuda.current_device()
     room = Room(contract, device)
     logits = torch.empty((contract.max_batch, len(contract.labels)), device=device)
 
     def run(batch: Batch) -> Logits:
-        with out_of_memory(), _out_of_memory():
+        with out_of_memory(), _onnx_out_of_memory():
             room.put(batch)
             binding = session.io_binding()
             shape = [len(batch), *contract.input.shape]
@@ -98,7 +98,7 @@ def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: s
 
 
 @contextmanager
-def _out_of_memory() -> Iterator[None]:
+def _onnx_out_of_memory() -> Iterator[None]:
     """ONNX Runtime's error becomes OutOfMemory."""
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
@@ -128,11 +128,13 @@ def open_session(path: Path, device: str, threads: int) -> "onnxruntime.Inferenc
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers = [("CUDAExecutionProvider", {"device_id": index or "0", "use_tf32": "0"})]
     try:
-        with _out_of_memory():
+        with _onnx_out_of_memory():
             session = onnxruntime.InferenceSession(path, options, providers=providers)
             chosen = session.get_providers()[0]
     except Fail as error:
-        with _out_of_memory():  # the same words tell of a node that has no kernel there, and of no device: which is it?
+        with (
+            _onnx_out_of_memory()
+        ):  # the same words tell of a node that has no kernel there, and of no device: which is it?
             chosen = onnxruntime.InferenceSession(path, providers=providers).get_providers()[0]
         if chosen == "CUDAExecutionProvider":
             raise CannotRun(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None

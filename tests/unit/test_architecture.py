@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.image_files import image_files
+
 ROOT = Path(__file__).parents[2]
 STAGES = ("training", "export", "serve", "client", "benchmarks")
 SOURCES = {path: ast.parse(path.read_text()) for stage in STAGES for path in sorted((ROOT / stage).rglob("*.py"))}
@@ -186,6 +188,18 @@ def test_every_key_of_the_server_configuration_has_its_why() -> None:
         keys = [line for line in paragraph.splitlines() if not line.startswith("#")]
         assert re.match(r"# .{20,}", paragraph), f"{keys}: a comment above has to say why"
         assert len(keys) <= 2, f"{keys}: each needs a comment of its own"
+
+
+def test_the_image_is_given_what_its_control_imports() -> None:
+    """`.dockerignore` leaves all out, takes some files in (!) and some of those out again, the last word counting."""
+    given: set[Path] = set()
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            given |= {*ROOT.glob(line[1:])}
+        elif line and not line.startswith("#"):
+            given -= {*ROOT.glob(line)}
+    code = {name_of(path) for path in given} - {"serve/requirements.lock"}
+    assert code == image_files()
 
 
 def test_every_package_is_in_the_distribution() -> None:

@@ -26,7 +26,7 @@ from serve.predictor import Predictor
 from serve.protocol import ATTESTED, JSON, NPY, RETRY_AFTER
 from training import weights
 from training.contract import Contract, ImageInput
-from training.decoded import BadInput, Decoded, OutOfMemory, Pixels
+from training.decoded import BadInput, Decoded, OutOfMemory, Pixels, out_of_memory
 from training.decoders import CPU, decoder_named
 from training.models import digits
 
@@ -315,15 +315,15 @@ def test_a_graph_that_gives_another_precision_is_an_error() -> None:
         predicting(lambda batch: np.zeros((len(batch), 7))).answer([Request(png(1))])
 
 
-def out_of_memory(batch: Pixels) -> Logits:
+def full_gpu(batch: Pixels) -> Logits:
     """As torch fails on a GPU whose memory is full; there is none here, so what raises it is not real."""
-    with on_cuda.out_of_memory():
+    with out_of_memory():
         raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(batch)}.00 GiB.")
 
 
 def test_too_much_for_the_gpus_memory_is_a_503_worth_asking_again_and_bad_input_stays_a_400() -> None:
     sent = [Request(png(1)), Request(b"text"), Request(png(2), accept=NPY), Request(b"", describe=True)]
-    answers = predicting(out_of_memory).answer(sent)
+    answers = predicting(full_gpu).answer(sent)
     assert [answer.status for answer in answers] == [503, 400, 503, 200]
     for answer in (answers[0], answers[2]):
         assert answer.headers == {RETRY_AFTER: "1"}
@@ -333,7 +333,7 @@ def test_too_much_for_the_gpus_memory_is_a_503_worth_asking_again_and_bad_input_
 
 def test_the_next_batch_is_answered_after_one_that_was_too_much() -> None:
     graph = First7()
-    predictor = predicting(lambda batch: out_of_memory(batch) if len(batch) > 1 else graph(batch))
+    predictor = predicting(lambda batch: full_gpu(batch) if len(batch) > 1 else graph(batch))
     assert [answer.status for answer in predictor.answer([Request(png(1)), Request(png(2))])] == [503, 503]
     assert [answer.status for answer in predictor.answer([Request(png(1))])] == [200]
 
