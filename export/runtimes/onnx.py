@@ -132,9 +132,8 @@ def open_session(path: Path, device: str, threads: int) -> "onnxruntime.Inferenc
             session = onnxruntime.InferenceSession(path, options, providers=providers)
             chosen = session.get_providers()[0]
     except Fail as error:
-        with (
-            _onnx_out_of_memory()
-        ):  # the same words tell of a node that has no kernel there, and of no device: which is it?
+        # The same words tell of a node that has no kernel there, and of no device: which is it?
+        with _onnx_out_of_memory():
             chosen = onnxruntime.InferenceSession(path, providers=providers).get_providers()[0]
         if chosen == "CUDAExecutionProvider":
             raise CannotRun(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None
