@@ -9,19 +9,21 @@ from types import FrameType
 
 import typer
 
+from training.decoded import OutOfMemory
+
 
 def run(app: typer.Typer) -> None:
     """Runs a command line app.
 
-    ValueError (a mistake of the user's) and OSError (a full disk, a folder that is read-only) become one sentence on
-    stderr and exit code 2. Ctrl-C becomes exit code 130.
+    ValueError (a mistake of the user's), OSError (a full disk, a folder that is read-only) and OutOfMemory (a full GPU)
+    become one sentence on stderr and exit code 2. Ctrl-C becomes exit code 130.
     """
     try:
         with _ctrl_c():
             app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OutOfMemory) as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -34,11 +36,12 @@ class CannotCheck(ValueError):
 def no_crash_is_a_difference(*foreseen: type[Exception]) -> Iterator[None]:
     """For commands whose exit code 1 says that something was compared and differs, which is Python's for a crash too.
 
-    Makes CannotCheck of what nobody foresaw; ValueError, OSError, a command's own end and `foreseen` are left alone.
+    Makes CannotCheck of what nobody foresaw. Left alone are the errors that `run` makes sentences of, a command's own
+    end and `foreseen`.
     """
     try:
         yield
-    except (ValueError, OSError, typer.Exit):
+    except (ValueError, OSError, OutOfMemory, typer.Exit):
         raise
     except foreseen:
         raise

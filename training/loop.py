@@ -51,8 +51,8 @@ def pick_device(wish: str) -> torch.device:
 def train(job: Job, folder: Path, resume: bool = False) -> Trained:
     """Trains, and after each epoch writes a checkpoint and TensorBoard's log into `folder`.
 
-    The same job gives the same bits on the CPU, resumed or not. Raises ValueError when the loss is not finite, and when
-    there is no checkpoint to resume or it is another job's.
+    The same job gives the same bits on the CPU, resumed or not. Raises ValueError when the loss is not finite, when a
+    batch is too much for the GPU, and when there is no checkpoint to resume or it is another job's.
     """
     checkpoint = folder / "checkpoint.pt"
     with reproducible(job):
@@ -75,7 +75,10 @@ def run_epoch(job: Job, state: State, advance: Callable[[], None]) -> dict[str, 
     started = time.perf_counter()
     state.epoch += 1
     torch.manual_seed(epoch_seed(job.seed, state.epoch))
-    train_loss = fit(job, state, advance)
+    try:
+        train_loss = fit(job, state, advance)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"{error} Train with a --batch-size below {job.recipe.batch_size}.") from None
     if not math.isfinite(train_loss):
         raise ValueError(
             f"The loss of epoch {state.epoch} is {train_loss}. Train with a --learning-rate below "

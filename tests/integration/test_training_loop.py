@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from tests.workspace import ROOT
+from training import loop
 from training.contract import Contract, ImageInput
 from training.loop import Trained, pick_device, train
 from training.models import Data, Model, Recipe, Split
@@ -248,6 +249,19 @@ def test_a_loss_that_is_not_finite_is_an_error_and_no_checkpoint(tmp_path: Path)
     ):
         train(job(learning_rate=1e30), tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_batch_that_is_too_much_for_the_gpu_is_an_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed, so what raises it is not real."""
+
+    def fit(*_: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(loop, "fit", fit)
+    with pytest.raises(ValueError, match=rf"of memory\..* Train with a --batch-size below {RECIPE.batch_size}\."):
+        train(job(), tmp_path)
 
 
 def test_an_unknown_device_is_refused_with_the_known_ones() -> None:

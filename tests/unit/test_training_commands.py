@@ -7,7 +7,8 @@ import sys
 import pytest
 import typer
 
-from training.commands import run
+from training.commands import CannotCheck, no_crash_is_a_difference, run
+from training.decoded import OutOfMemory
 
 
 def end(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
@@ -32,6 +33,7 @@ def end(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> int | s
         (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device.\n"),
         (PermissionError(errno.EACCES, "Permission denied", "artifacts"), "error: artifacts: Permission denied.\n"),
         (ConnectionError("refused by 127.0.0.1"), "error: refused by 127.0.0.1\n"),
+        (OutOfMemory("CUDA out of memory."), "error: CUDA out of memory.\n"),
     ],
 )
 def test_a_mistake_of_the_users_is_one_sentence_and_exit_code_2(
@@ -39,6 +41,19 @@ def test_a_mistake_of_the_users_is_one_sentence_and_exit_code_2(
 ) -> None:
     assert end(error, monkeypatch) == 2
     assert capsys.readouterr() == ("", sentence)
+
+
+@pytest.mark.parametrize("error", [ValueError("Export first."), OSError("refused"), OutOfMemory("CUDA out of memory.")])
+def test_what_has_a_sentence_keeps_it_where_a_crash_must_not_pass_for_a_difference(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, no_crash_is_a_difference():
+        raise error
+    assert raised.value is error
+
+
+def test_what_nobody_foresaw_says_that_nothing_was_compared() -> None:
+    told = r"test_training_commands\.py:\d+ \(KeyError: 'logits'\)\. Nothing follows"
+    with pytest.raises(CannotCheck, match=told), no_crash_is_a_difference():
+        raise KeyError("logits")
 
 
 def test_success_is_exit_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
