@@ -86,7 +86,7 @@ def archive_environment(subject: Subject) -> dict[str, str]:
     inherited = environment(1)
     return {
         **inherited,
-        "PYTHONPATH": os.pathsep.join([str(subject.folder), str(ROOT)]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(subject.folder), str(ROOT), inherited["PYTHONPATH"]])),
         "PYTHONDONTWRITEBYTECODE": "1",
         "BENCH_ARCHIVE": str(subject.folder),
         "BENCH_RUNTIME": subject.archive.runtime,

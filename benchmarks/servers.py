@@ -28,7 +28,7 @@ from benchmarks.pictures import pictures
 from benchmarks.processes import divide
 from benchmarks.statistic import ALONE, Row, row
 from benchmarks.stock import STOCK, NotPossible
-from benchmarks.venvs import SHARED, NotInstalled, python, scratch, versions
+from benchmarks.venvs import SHARED, NotInstalled, scratch, versions
 from client.environment import environment
 from export import manifest, parity
 from export.archive import read_goldens, unpacked
@@ -68,8 +68,7 @@ def installed(names: list[str]) -> tuple[list[Contender], dict[str, str]]:
     found, absent = [], {}
     for name in names:
         try:
-            if peer := CONTENDERS[name].peer:
-                python(peer)
+            CONTENDERS[name].versions()
             found.append(CONTENDERS[name])
         except NotInstalled as error:
             absent[name] = str(error)
@@ -145,13 +144,13 @@ def _label(body: str) -> str:
     return json.dumps({"label": json.loads(body)["label"]}, ensure_ascii=False).rstrip("}")
 
 
-def report(benchmark: Benchmark, seconds_taken: float, highest: Path | None) -> dict[str, Any]:
+def report(benchmark: Benchmark, made_by: dict[str, Any], seconds_taken: float, highest: Path | None) -> dict[str, Any]:
     told = json.loads(highest.read_bytes()) if highest else {}
     subject, plan = benchmark.subject, benchmark.plan
     archive = subject.archive
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": {**environment(), **versions(Path(sys.executable), SHARED), **_gpu(archive.device)},
+        "environment": made_by,
         "archive": {
             "name": subject.name,
             **archive.model_dump(include=TOLD),
@@ -208,13 +207,14 @@ def main(
         progress.remove_task(installing)
         folder = stack.enter_context(unpacked(manifest_path(archive, store)))
         subject = subject_of(archive, store, folder)
+        made_by = {**environment(), **versions(Path(sys.executable), SHARED), **_gpu(subject.archive.device)}
         plan = plan_of(subject, pictures(scratch() / "pictures"), workers, connections, warm_up, seconds)
         benchmark = Benchmark(subject, plan, contenders, absent)
         task = progress.add_task("Measuring", total=rounds * len(benchmark.rounds))
         for turn in range(rounds):
             for measured_name in benchmark.turn(backwards=turn % 2 == 1):
                 progress.update(task, advance=1, description=f"Measured {measured_name}")
-        found = report(benchmark, time.monotonic() - start, highest)
+        found = report(benchmark, made_by, time.monotonic() - start, highest)
     with publish(results / f"{name}.json") as draft:
         draft.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 

@@ -23,6 +23,7 @@ from export.runtime import Loaded, load_artifact, runtime_module
 from export.trained import Trained, load_trained
 from export.walks import Walk, walk_eager, walk_network, walk_onnx, walk_torchscript
 from training.commands import no_crash_is_a_difference
+from training.decoded import OutOfMemory
 
 # By the beginning of a runtime's name; a reduced precision is walked as the runtime that it is built on.
 WALKS: dict[str, Callable[[Path, str, int], Walk]] = {
@@ -117,6 +118,8 @@ def it_runs(path: Path, runtime: str) -> Iterator[None]:
         failures += (state.NotImplemented, state.RuntimeException)
     try:
         yield
+    except OutOfMemory:  # a full GPU says nothing of the file
+        raise
     except failures as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path.name} can't be loaded and run as {runtime} at every batch size: {reason}") from None

@@ -12,6 +12,11 @@ from serve.limits import cores
 HERE = Path(__file__).resolve().parent
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
 
+# Java's garbage collector, by the kind of device that the archives are for. On the CPU it is the one that takes the
+# least from the models' cores. Beside a GPU, where thousands of pictures come each second, it is one that works on
+# several cores at once.
+COLLECTORS = {"cpu": "-XX:+UseSerialGC", "cuda": "-XX:+UseG1GC"}
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -54,6 +59,8 @@ def configuration(ports: Ports, store: Path, chosen: dict[str, list[Archive]]) -
     Of several versions of a model, TorchServe takes the first one for the default.
     """
     inference, management = ports.grpc
+    shared = (HERE / "config.properties").read_text()
+    [device] = {archive.device for archives in chosen.values() for archive in archives}
     run = {
         "inference_address": f"http://127.0.0.1:{ports.inference}",
         "management_address": f"http://127.0.0.1:{ports.management}",
@@ -64,9 +71,15 @@ def configuration(ports: Ports, store: Path, chosen: dict[str, list[Archive]]) -
         "grpc_management_port": management,
         "model_store": store.resolve(),
         "load_models": ",".join(f"{name}={archive.file}" for name, archives in chosen.items() for archive in archives),
+        "vmargs": f"{_settings(shared)['vmargs']} {COLLECTORS[device]}",
     }
     lines = [f"{key}={value}\n" for key, value in run.items()]
-    return (HERE / "config.properties").read_text() + "\n# This run.\n" + "".join(lines)
+    return shared + "\n# This run.\n" + "".join(lines)
+
+
+def _settings(properties: str) -> dict[str, str]:
+    """The last line of a key counts."""
+    return dict(line.split("=", 1) for line in properties.splitlines() if line and line[0] != "#")
 
 
 def command(config: Path, scratch: Path) -> list[str]:
@@ -75,10 +88,9 @@ def command(config: Path, scratch: Path) -> list[str]:
     assert spec
     assert spec.origin
     package = Path(spec.origin).parent
-    properties = dict(line.split("=", 1) for line in config.read_text().splitlines() if line and line[0] != "#")
     return [
         str(java()),
-        *properties["vmargs"].split(),
+        *_settings(config.read_text())["vmargs"].split(),
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={scratch}",
         f"-Dlog4j.configurationFile=file://{HERE / 'log4j2.xml'}",

@@ -24,6 +24,7 @@ from training.inputs import START_OF_SCAN, UPRIGHT, bad_jpeg, crop_of, explained
 END = b"\xff\xd9"
 STATUS = re.compile(r": (\d+)$")  # nvJPEG's own, at the end of what torchvision says
 ABOUT_THE_JPEG = {2, 3, 4, 6, 8, 9, 10}  # damaged, of an unknown kind, or not understood in one of several ways
+RARE_KIND = "Unknown chroma subsampling"  # torchvision's own words, without a number
 NO_MEMORY = {5}
 
 TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 bytes for each
@@ -93,8 +94,8 @@ def _first_scan(body: bytes) -> int:
 
 
 def _suits(image: ImageFile) -> bool:
-    """Whether its colours are grey or YCbCr beyond doubt, by the marks that libjpeg goes by."""
-    if not is_jpeg(image) or image.mode not in ("L", "RGB"):
+    """Whether its colours are grey or YCbCr beyond doubt, by the marks that libjpeg goes by, and its size is one."""
+    if not is_jpeg(image) or image.mode not in ("L", "RGB") or len(image.layer) != image.layers:  # type: ignore[attr-defined]
         return False
     transform = image.info.get("adobe_transform")
     marked = "jfif" in image.info or transform == 1 or [layer[0] for layer in image.layer] == [1, 2, 3]  # type: ignore[attr-defined]
@@ -120,7 +121,7 @@ def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
         status = int(found[1]) if (found := STATUS.search(reason)) else None
         if status in NO_MEMORY or "out of memory" in str(error):
             raise OutOfMemory(reason) from None
-        if status not in ABOUT_THE_JPEG:
+        if status not in ABOUT_THE_JPEG and RARE_KIND not in reason:
             raise
         if len(jpegs) == 1:
             return [bad_jpeg(f"nvJPEG says {reason}")]

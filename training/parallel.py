@@ -39,8 +39,7 @@ def joined() -> Iterator[None]:
         if store.add("failures", 1) > 1:
             end_quietly()
         raise
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()  # not after a failure: on GPUs it would wait for processes that wait for this one
 
 
 def end_quietly() -> NoReturn:

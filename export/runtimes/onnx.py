@@ -129,12 +129,13 @@ def open_session(path: Path, device: str, threads: int) -> "onnxruntime.Inferenc
     providers = [("CUDAExecutionProvider", {"device_id": index or "0", "use_tf32": "0"})]
     try:
         with _onnx_out_of_memory():
-            session = onnxruntime.InferenceSession(path, options, providers=providers)
+            session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=False)
             chosen = session.get_providers()[0]
     except Fail as error:
         # The same words tell of a node that has no kernel there, and of no device: which is it?
         with _onnx_out_of_memory():
-            chosen = onnxruntime.InferenceSession(path, providers=providers).get_providers()[0]
+            session = onnxruntime.InferenceSession(path, providers=providers, enable_fallback=False)
+            chosen = session.get_providers()[0]
         if chosen == "CUDAExecutionProvider":
             raise CannotRun(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None
     if chosen != "CUDAExecutionProvider":

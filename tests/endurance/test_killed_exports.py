@@ -53,7 +53,7 @@ class Exports:
         try:
             _, error = process.communicate(timeout=seconds)
             assert process.returncode == 0, error
-            self.counts["had ended by itself"] += 1
+            self.counts["had ended by themselves"] += 1
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):  # it ends in this moment
                 os.killpg(process.pid, signal.SIGKILL)

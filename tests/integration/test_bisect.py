@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from export import parity
 from export.__main__ import further
-from export.bisect import WALKS
+from export.bisect import WALKS, it_runs
 from export.goldens import Goldens
 from export.layers import Layers, compare_layers
 from export.pipeline import make_goldens
@@ -28,6 +28,7 @@ from export.walks import walk_network
 from tests.integration.exporting import Done, ended, trained_in
 from tests.workspace import Workspace, free_port
 from training import weights
+from training.decoded import OutOfMemory
 from training.files import sha256
 
 CAPTURED = ("onnx", "torchscript")
@@ -323,6 +324,11 @@ def test_an_artifact_that_cannot_be_walked_is_no_difference(
     assert done.code == 2
     assert sentence in done.error
     assert len(done.error.splitlines()) == 1
+
+
+def test_a_full_gpu_is_not_told_as_the_artifacts_fault() -> None:
+    with pytest.raises(OutOfMemory), it_runs(Path("model.pt"), "torchscript"):
+        raise OutOfMemory("CUDA out of memory.")
 
 
 def test_a_crash_of_our_own_is_no_difference_and_no_fault_of_the_artifact(

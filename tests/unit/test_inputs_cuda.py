@@ -165,6 +165,23 @@ def test_full_memory_is_not_taken_for_a_bad_jpeg(said: str, monkeypatch: pytest.
         inputs_cuda.decode_jpegs([jpeg(photo())], INPUT, "cpu")
 
 
+def test_a_sampling_that_nvjpeg_does_not_know_is_the_jpegs_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's words for it end in no number."""
+    monkeypatch.setattr(inputs_cuda, "_decode", failing("Unknown chroma subsampling"))
+    [found] = inputs_cuda.decode_jpegs([jpeg(photo())], INPUT, "cpu")
+    assert isinstance(found, BadInput)
+    assert "nvJPEG says Unknown chroma subsampling" in str(found)
+
+
+@pytest.mark.usefixtures("batches")
+def test_a_jpeg_that_tells_its_size_twice_is_not_for_nvjpeg() -> None:
+    body = jpeg(photo())
+    frame = body.index(b"\xff\xc0")
+    length = 2 + int.from_bytes(body[frame + 2 : frame + 4], "big")
+    again = body[frame : frame + length]
+    assert inputs_cuda.decode_jpegs([body[:frame] + again + body[frame:]], INPUT, "cpu") == [None]
+
+
 @pytest.mark.parametrize(
     "said", ["Couldn't load the image extension", "Failed to initialize nvjpeg with default backend: 1"]
 )

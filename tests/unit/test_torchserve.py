@@ -82,6 +82,16 @@ def test_the_virtual_machines_options_are_those_of_the_configuration(config: Pat
     assert any(option.startswith("-Xmx") for option in options)
 
 
+@pytest.mark.parametrize(("device", "collector"), [("cpu", "-XX:+UseSerialGC"), ("cuda", "-XX:+UseG1GC")])
+def test_java_collects_garbage_as_suits_what_shares_the_machine(device: str, collector: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.properties"
+    chosen = {"digits-onnx": [ARCHIVE.model_copy(update={"device": device})]}
+    config.write_text(torchserve.configuration(Ports(9000), tmp_path, chosen))
+    command = torchserve.command(config, tmp_path)
+    assert [option for option in command if option.endswith("GC")] == [collector]
+    subprocess.run([*command[: command.index(collector) + 1], "-version"], check=True, capture_output=True)
+
+
 def test_paths_that_java_is_started_with_are_there(config: Path, tmp_path: Path) -> None:
     command = torchserve.command(config, tmp_path)
     [log] = [part.partition("file://")[2] for part in command if part.startswith("-Dlog4j")]
@@ -121,7 +131,9 @@ def test_each_port_is_used_where_it_belongs(lines: str) -> None:
 def test_what_belongs_to_a_run_stands_below_the_file_and_so_overrides_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "config.properties").write_text("inference_address=http://0.0.0.0:1\nload_models=all\nother=kept")
+    (tmp_path / "config.properties").write_text(
+        "inference_address=http://0.0.0.0:1\nload_models=all\nother=kept\nvmargs=-Xmx1m"
+    )
     monkeypatch.setattr(torchserve, "HERE", tmp_path)
     found = settings(torchserve.configuration(Ports(9000), tmp_path, CHOSEN))
     assert found["inference_address"] == "http://127.0.0.1:9000"
@@ -130,6 +142,7 @@ def test_what_belongs_to_a_run_stands_below_the_file_and_so_overrides_it(
         == "digits-onnx=digits-onnx-1.0.mar,digits-onnx=digits-onnx-0.9.mar,digits-eager=digits-eager-1.0.mar"
     )
     assert found["other"] == "kept"
+    assert found["vmargs"] == "-Xmx1m -XX:+UseSerialGC"
 
 
 def test_only_the_archives_that_were_asked_for_are_loaded_from_the_store(tmp_path: Path) -> None:
