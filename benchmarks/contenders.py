@@ -82,7 +82,7 @@ class Contender:
 
 
 def archive_environment(subject: Subject) -> dict[str, str]:
-    """The archive's code first on the import path; this repository behind it, for the adapters alone."""
+    """The archive's code first on the import path; behind it this repository, for the adapters, and what was there."""
     inherited = environment(1)
     return {
         **inherited,

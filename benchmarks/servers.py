@@ -61,7 +61,7 @@ def subject_of(name: str, store: Path, folder: Path) -> Subject:
 
 
 def installed(names: list[str]) -> tuple[list[Contender], dict[str, str]]:
-    """The contenders that can be started, and why the others can't."""
+    """The contenders that can be started, and why the others can't. Raises ValueError where ours can't."""
     unknown = [name for name in names if name not in CONTENDERS]
     if unknown:
         raise ValueError(f"There is no contender {unknown[0]!r}. Choose among: {', '.join(CONTENDERS)}.")
@@ -71,6 +71,8 @@ def installed(names: list[str]) -> tuple[list[Contender], dict[str, str]]:
             CONTENDERS[name].versions()
             found.append(CONTENDERS[name])
         except NotInstalled as error:
+            if name == OURS:
+                raise ValueError(f"{CONTENDERS[name].title} can't be measured: {error}") from None
             absent[name] = str(error)
     return found, absent
 

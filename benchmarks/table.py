@@ -119,10 +119,13 @@ def _wanted_on_gpu(rows: list[Row], highest: dict[str, Any] | None) -> str:
         ("start to first right answer, s", f"≤ {WANTED_START_S}", start, start <= WANTED_START_S),
     ]
     if highest:
-        share = highest["offered_per_s"] / rate
+        share = highest["offered_per_s"] / rate if highest["ok"] else None
         name = f"Poisson arrivals with p99 ≤ {highest['objective_s'] * 1e3:g} ms ÷ images/s"
-        figures.append((name, f"≥ {WANTED_SHARE}", share, highest["ok"] and share >= WANTED_SHARE))
-    lines = [[name, wanted, number(value), _yes(reached)] for name, wanted, value, reached in figures]
+        figures.append((name, f"≥ {WANTED_SHARE}", share, share is not None and share >= WANTED_SHARE))
+    lines = [
+        [name, wanted, "no rate holds it" if value is None else number(value), _yes(reached)]
+        for name, wanted, value, reached in figures
+    ]
     return table(("figure", "wanted", "measured", "reached"), lines)
 
 

@@ -23,7 +23,7 @@ from export.runtime import Loaded, load_artifact, runtime_module
 from export.trained import Trained, load_trained
 from export.walks import Walk, walk_eager, walk_network, walk_onnx, walk_torchscript
 from training.commands import no_crash_is_a_difference
-from training.decoded import OutOfMemory
+from training.decoded import OutOfMemory, out_of_memory
 
 # By the beginning of a runtime's name; a reduced precision is walked as the runtime that it is built on.
 WALKS: dict[str, Callable[[Path, str, int], Walk]] = {
@@ -117,7 +117,8 @@ def it_runs(path: Path, runtime: str) -> Iterator[None]:
         failures += (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf)
         failures += (state.NotImplemented, state.RuntimeException)
     try:
-        yield
+        with out_of_memory():
+            yield
     except OutOfMemory:  # a full GPU says nothing of the file
         raise
     except failures as error:

@@ -18,7 +18,7 @@ from export.goldens import Goldens
 from export.requests import make_requests
 from export.runtime import Loaded, device_kind, load_artifact, runtime_module
 from export.trained import Trained
-from training.decoded import Pixels
+from training.decoded import Pixels, out_of_memory
 from training.decoders import CPU
 from training.files import publish
 from training.inputs import decode
@@ -96,7 +96,8 @@ def export_runtime(
     """Writes the artifact beside the weights and the archive into `store`, both verified on a kind of device, and the
     manifest last.
 
-    Raises ValueError when what was made does not answer as eager on the CPU does; nothing is published then.
+    Raises ValueError when what was made does not answer as eager on the CPU does, and OutOfMemory; nothing is published
+    then.
     """
     start = time.perf_counter()
     model = trained.contract.model
@@ -108,7 +109,8 @@ def export_runtime(
         publish(artifact) as artifact_draft,
         publish(store / archive.archive_file(name, version)) as archive_draft,
     ):
-        runtime_module(runtime).export(trained, artifact_draft, device)
+        with out_of_memory():
+            runtime_module(runtime).export(trained, artifact_draft, device)
         loaded, verdict = compare_artifact(artifact_draft, trained, goldens, runtime, device)
         accuracies = compare_accuracy(loaded, trained, runtime)
         packed = Path(scratch, archive.archive_file(name, version))

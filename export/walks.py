@@ -63,7 +63,8 @@ def walk_onnx(path: Path, device: str, threads: int) -> Walk:
         session = onnx_runtime.open_session(Path(scratch, path.name), device, threads)
 
     def walk(pixels: Pixels) -> list[Step]:
-        values = session.run(results, {"images": pixels})
+        with onnx_runtime.onnx_out_of_memory():
+            values = session.run(results, {"images": pixels})
         return [
             Step(kind(node.op_type), value, not constants.isdisjoint(node.input), _layer(node, constants))
             for node, value in zip(nodes, values, strict=True)

@@ -12,9 +12,8 @@ from serve.limits import cores
 HERE = Path(__file__).resolve().parent
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
 
-# Java's garbage collector, by the kind of device that the archives are for. On the CPU it is the one that takes the
-# least from the models' cores. Beside a GPU, where thousands of pictures come each second, it is one that works on
-# several cores at once.
+# Java's garbage collector. Where the models need the cores, the one that leaves them more (docs/benchmarks.md); beside
+# a GPU the one that Java itself chooses for several cores.
 COLLECTORS = {"cpu": "-XX:+UseSerialGC", "cuda": "-XX:+UseG1GC"}
 
 
@@ -60,7 +59,7 @@ def configuration(ports: Ports, store: Path, chosen: dict[str, list[Archive]]) -
     """
     inference, management = ports.grpc
     shared = (HERE / "config.properties").read_text()
-    [device] = {archive.device for archives in chosen.values() for archive in archives}
+    on_gpu = any(archive.device == "cuda" for archives in chosen.values() for archive in archives)
     run = {
         "inference_address": f"http://127.0.0.1:{ports.inference}",
         "management_address": f"http://127.0.0.1:{ports.management}",
@@ -71,7 +70,7 @@ def configuration(ports: Ports, store: Path, chosen: dict[str, list[Archive]]) -
         "grpc_management_port": management,
         "model_store": store.resolve(),
         "load_models": ",".join(f"{name}={archive.file}" for name, archives in chosen.items() for archive in archives),
-        "vmargs": f"{_settings(shared)['vmargs']} {COLLECTORS[device]}",
+        "vmargs": f"{_settings(shared)['vmargs']} {COLLECTORS['cuda' if on_gpu else 'cpu']}",
     }
     lines = [f"{key}={value}\n" for key, value in run.items()]
     return shared + "\n# This run.\n" + "".join(lines)

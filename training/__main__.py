@@ -13,6 +13,7 @@ from rich.console import Console
 
 from training import parallel
 from training.commands import run
+from training.decoded import out_of_memory
 from training.loop import pick_device, train
 from training.models import Data, Model, Pretrainable, Recipe, model_module
 from training.report import device_name, publish_all
@@ -40,7 +41,7 @@ def command(
     output: Annotated[Path, typer.Option(help="Folder that gets a folder for the model.")] = Path("artifacts"),
 ) -> None:
     """Trains a model and publishes weights, contract, metrics and pictures in OUTPUT/MODEL."""
-    with parallel.joined():
+    with parallel.joined(), out_of_memory():
         module, chosen = model_module(model), parallel.own(pick_device(device))
         check_known(model, module, arch=arch, pretrained=pretrained, skip_bad=skip_bad)
         with parallel.rank_0_first():

@@ -39,7 +39,8 @@ FLOAT32_BITS = 16  # of the weights' fractions: sums of that many times 255 are 
 def decode_jpegs(bodies: Sequence[bytes], spec: ImageInput, device: str) -> list[Decoded | BadInput | None]:
     """JPEGs → for each uint8 [1, height, width, 3] on `device`, or what is wrong with it.
 
-    None for what is not for nvJPEG: other formats, and other colours than grey and YCbCr. Raises OutOfMemory.
+    None for what is not for nvJPEG: other formats, other colours than grey and YCbCr, a size that is told twice. Raises
+    OutOfMemory.
     """
     examined = [_examine(body, spec) for body in bodies]
     jpegs = {index: one for index, one in enumerate(examined) if isinstance(one, _Jpeg)}
@@ -94,7 +95,7 @@ def _first_scan(body: bytes) -> int:
 
 
 def _suits(image: ImageFile) -> bool:
-    """Whether its colours are grey or YCbCr beyond doubt, by the marks that libjpeg goes by, and its size is one."""
+    """Whether its colours are grey or YCbCr beyond doubt, by the marks that libjpeg goes by, and its size told once."""
     if not is_jpeg(image) or image.mode not in ("L", "RGB") or len(image.layer) != image.layers:  # type: ignore[attr-defined]
         return False
     transform = image.info.get("adobe_transform")

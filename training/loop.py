@@ -52,7 +52,7 @@ def train(job: Job, folder: Path, resume: bool = False) -> Trained:
     """Trains, and after each epoch writes a checkpoint and TensorBoard's log into `folder`.
 
     The same job gives the same bits on the CPU, resumed or not. Raises ValueError when the loss is not finite, when a
-    batch is too much for the GPU, and when there is no checkpoint to resume or it is another job's.
+    batch is too much to fit for the GPU, and when there is no checkpoint to resume or it is another job's.
     """
     checkpoint = folder / "checkpoint.pt"
     with reproducible(job):

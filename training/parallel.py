@@ -18,12 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from training.decoded import OutOfMemory
+
 PATIENCE = timedelta(days=1)  # the others wait as long as rank 0 downloads and decodes; torchrun ends them if it dies
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Joins the other processes, if there are any, and leaves them at the end.
+    """Joins the other processes, if there are any, and leaves them when all is done.
 
     The first to fail with a user's mistake says what it is; the others end without a word, with exit code 2 too.
     """
@@ -35,11 +37,11 @@ def joined() -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield
-    except (ValueError, OSError):
+    except (ValueError, OSError, OutOfMemory):
         if store.add("failures", 1) > 1:
             end_quietly()
         raise
-    dist.destroy_process_group()  # not after a failure: on GPUs it would wait for processes that wait for this one
+    dist.destroy_process_group()  # not after a failure: on GPUs it may wait for processes that wait for this one
 
 
 def end_quietly() -> NoReturn:

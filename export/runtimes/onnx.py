@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ARTIFACT = "model.onnx"
 PRECISION = FLOAT32
-NO_MEMORY = "Failed to allocate memory"  # ONNX Runtime's words, of every device's memory
+NO_MEMORY = ("Failed to allocate memory", "out of memory")  # ONNX Runtime's own words, and CUDA's
 
 
 def missing(_: str) -> str | None:
@@ -66,7 +66,7 @@ def runner(session: "onnxruntime.InferenceSession") -> Callable[[Batch], Logits]
     """A session → a callable that raises OutOfMemory."""
 
     def run(batch: Batch) -> Logits:
-        with _onnx_out_of_memory():
+        with onnx_out_of_memory():
             logits: Logits = session.run(["logits"], {"images": batch})[0]
         return logits
 
@@ -84,7 +84,7 @@ def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: s
     logits = torch.empty((contract.max_batch, len(contract.labels)), device=device)
 
     def run(batch: Batch) -> Logits:
-        with out_of_memory(), _onnx_out_of_memory():
+        with out_of_memory(), onnx_out_of_memory():
             room.put(batch)
             binding = session.io_binding()
             shape = [len(batch), *contract.input.shape]
@@ -98,14 +98,14 @@ def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: s
 
 
 @contextmanager
-def _onnx_out_of_memory() -> Iterator[None]:
+def onnx_out_of_memory() -> Iterator[None]:
     """ONNX Runtime's error becomes OutOfMemory."""
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
     try:
         yield
-    except (Fail, RuntimeException) as error:  # of all kinds; the words alone tell which
-        if NO_MEMORY not in str(error):
+    except (Fail, RuntimeException, RuntimeError) as error:  # of all kinds; the words alone tell which
+        if not any(words in str(error) for words in NO_MEMORY):
             raise
         raise OutOfMemory(str(error)) from None
 
@@ -128,12 +128,12 @@ def open_session(path: Path, device: str, threads: int) -> "onnxruntime.Inferenc
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers = [("CUDAExecutionProvider", {"device_id": index or "0", "use_tf32": "0"})]
     try:
-        with _onnx_out_of_memory():
+        with onnx_out_of_memory():
             session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=False)
             chosen = session.get_providers()[0]
     except Fail as error:
         # The same words tell of a node that has no kernel there, and of no device: which is it?
-        with _onnx_out_of_memory():
+        with onnx_out_of_memory():
             session = onnxruntime.InferenceSession(path, providers=providers, enable_fallback=False)
             chosen = session.get_providers()[0]
         if chosen == "CUDAExecutionProvider":

@@ -13,7 +13,10 @@ from serve.torchserve import MAIN_CLASS
 from tests.endurance.tally import Tally
 from tests.served.live import MODEL, Live
 
-PROMOTE_SECONDS, KILL_SECONDS = 20, 30  # on average: half as long or half as much again, so that they fall together too
+PROMOTE_SECONDS, KILL_SECONDS = (
+    20,
+    30,
+)  # from half to one and a half times that, so that they fall together too
 OTHER = {"1.0": "2.0", "2.0": "1.0"}
 NEXT = {"promote": "rollback", "rollback": "promote"}
 

@@ -328,7 +328,7 @@ def test_an_artifact_that_cannot_be_walked_is_no_difference(
 
 def test_a_full_gpu_is_not_told_as_the_artifacts_fault() -> None:
     with pytest.raises(OutOfMemory), it_runs(Path("model.pt"), "torchscript"):
-        raise OutOfMemory("CUDA out of memory.")
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_a_crash_of_our_own_is_no_difference_and_no_fault_of_the_artifact(

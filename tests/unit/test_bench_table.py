@@ -108,6 +108,13 @@ def test_the_table_of_a_gpu_stands_beside_the_highest_rate_that_held(rate: float
     assert f"| Poisson arrivals with p99 ≤ 50 ms ÷ images/s | ≥ 0.85 | {rate / 10_000:g} | {reached} |" in told
 
 
+@pytest.mark.parametrize("rate", [9_000, None])
+def test_the_table_of_a_gpu_says_when_no_rate_held(rate: float | None) -> None:
+    ours = {**row("torchserve", "TorchServe", [measured(10_000)], [measured(11_000)]), "note": ""}
+    told = table.gpu({**result(ours), "highest": {"offered_per_s": rate, "objective_s": 0.05, "ok": False}})
+    assert "| Poisson arrivals with p99 ≤ 50 ms ÷ images/s | ≥ 0.85 | no rate holds it | no |" in told
+
+
 def test_a_gpu_where_nothing_was_answered_has_no_figures() -> None:
     told = table.gpu({**result(BASE), "highest": None})
     assert "this project's TorchServe gave none in this run" in told

@@ -166,9 +166,16 @@ def test_full_memory_is_not_taken_for_a_bad_jpeg(said: str, monkeypatch: pytest.
 
 
 def test_a_sampling_that_nvjpeg_does_not_know_is_the_jpegs_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's words for it end in no number."""
-    monkeypatch.setattr(inputs_cuda, "_decode", failing("Unknown chroma subsampling"))
-    [found] = inputs_cuda.decode_jpegs([jpeg(photo())], INPUT, "cpu")
+    """torchvision's words for it end in no number. It looks at each before it decodes any."""
+    good, rare, decode_all = jpeg(photo()), jpeg(photo(400, 300)), inputs_cuda._decode
+
+    def decode_none_beside_the_rare(bodies: Sequence[bytes], device: str) -> list[torch.Tensor]:
+        return failing("Unknown chroma subsampling")() if rare in bodies else decode_all(bodies, device)
+
+    monkeypatch.setattr(inputs_cuda, "_decode", decode_none_beside_the_rare)
+    first, found, last = inputs_cuda.decode_jpegs([good, rare, good], INPUT, "cpu")
+    assert isinstance(first, Decoded)
+    assert isinstance(last, Decoded)
     assert isinstance(found, BadInput)
     assert "nvJPEG says Unknown chroma subsampling" in str(found)
 

@@ -82,10 +82,14 @@ def test_the_virtual_machines_options_are_those_of_the_configuration(config: Pat
     assert any(option.startswith("-Xmx") for option in options)
 
 
-@pytest.mark.parametrize(("device", "collector"), [("cpu", "-XX:+UseSerialGC"), ("cuda", "-XX:+UseG1GC")])
-def test_java_collects_garbage_as_suits_what_shares_the_machine(device: str, collector: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("devices", "collector"), [(["cpu", "cpu"], "-XX:+UseSerialGC"), (["cpu", "cuda"], "-XX:+UseG1GC")]
+)
+def test_java_collects_garbage_as_suits_what_shares_the_machine(
+    devices: list[str], collector: str, tmp_path: Path
+) -> None:
     config = tmp_path / "config.properties"
-    chosen = {"digits-onnx": [ARCHIVE.model_copy(update={"device": device})]}
+    chosen = {f"model-{index}": [ARCHIVE.model_copy(update={"device": one})] for index, one in enumerate(devices)}
     config.write_text(torchserve.configuration(Ports(9000), tmp_path, chosen))
     command = torchserve.command(config, tmp_path)
     assert [option for option in command if option.endswith("GC")] == [collector]
