@@ -101,7 +101,7 @@ class Management:
         for body in goldens.requests:
             response = self.session.post(url, data=body, headers=headers, timeout=self._left())
             if response.status_code != 200:
-                return f"a golden was answered {response.status_code}: {response.text.strip()}"
+                return f"a golden was answered {response.status_code}: {_words(response)}"
             answers.append(np.load(BytesIO(response.content)))
             decoders.append(response.headers.get(ATTESTED["decoder"], "cpu"))
         limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
@@ -122,10 +122,12 @@ class Management:
 
 
 def _words(response: requests.Response) -> str:
+    """TorchServe's own message, or whatever else was answered, on one line."""
     try:
-        return str(response.json()["message"])
+        words = str(response.json()["message"])
     except (ValueError, LookupError, TypeError):
-        return response.text.strip()
+        words = response.text
+    return " ".join(words.split())
 
 
 def _bearer(key: str) -> dict[str, str]:
