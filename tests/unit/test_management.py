@@ -1,4 +1,4 @@
-"""What TorchServe refuses is told on one line. A real HTTP server stands for it, with answers that it was seen to give."""
+"""What TorchServe refuses is told on one line. A real HTTP server stands for it, and gives answers that it gave."""
 
 import time
 from urllib.parse import urlsplit
