@@ -19,7 +19,7 @@ EXPORTED := model_store/.exported-$(MODEL)
 
 TRAINING_SOURCES := $(wildcard training/*.py training/models/__init__.py training/models/$(MODEL).py)
 EXPORT_SOURCES := $(wildcard export/*.py export/*.toml export/runtimes/*.py)
-ARCHIVED_SOURCES := $(wildcard serve/__init__.py serve/handler.py serve/inprocess.py serve/messages.py serve/metrics.py serve/predictor.py serve/protocol.py)
+ARCHIVED_SOURCES := $(wildcard serve/__init__.py serve/handler.py serve/inprocess.py serve/messages.py serve/metrics.py serve/predictor.py serve/protocol.py serve/read_ahead.py)
 
 # A seven where there is one, or the first that training kept.
 SAMPLE = $(or $(firstword $(wildcard $(ARTIFACTS)/samples/seven.png $(ARTIFACTS)/samples/*)),$(ARTIFACTS)/samples)

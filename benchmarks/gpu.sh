@@ -2,13 +2,13 @@
 # Photographs on an NVIDIA GPU: trained, exported, verified and measured, into docs/benchmarks.md. What was trained and
 # exported is kept in .bench/gpu, and is not made again.
 #     make setup && benchmarks/gpu.sh
-# Other than the defaults: PYTHON=python3 WORKERS=4 CONNECTIONS=128 DURATION=3 WARM_UP=5 benchmarks/gpu.sh
+# Other than the defaults: PYTHON=python3 WORKERS=4 CONNECTIONS=192 DURATION=3 WARM_UP=5 benchmarks/gpu.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-.venv/bin/python}
-workers=${WORKERS:-8}
-connections=${CONNECTIONS:-256}
+workers=${WORKERS:-7}
+connections=${CONNECTIONS:-320}
 served=photos-aoti-bf16
 artifacts=.bench/gpu/artifacts
 store=.bench/gpu/model_store

@@ -12,7 +12,7 @@ import numpy as np
 from client.asker import Asked, Asker
 from client.cannot_check import CannotCheck
 from export import parity
-from export.archive import Hop
+from export.hops import Hop
 
 CONCURRENCY = 16
 BATCHED_REQUESTS = 400

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from client.tables import verdict_cells
-from export.archive import Hop
+from export.hops import Hop
 from training.files import publish
 
 # By the first hop that differs: all before it are the same, so this is where the difference comes in.

@@ -15,8 +15,9 @@ from client.http_hops import HttpHops
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.store_names import served_names
 from client.verdict import Verdict, write, write_junit
-from export.archive import Hop, archive_name, inprocess_hops
+from export.archive import archive_name
 from export.goldens import Goldens
+from export.hops import Hop, inprocess_hops
 from export.manifest import Archive, Manifest, check
 from training.contract import Contract
 from training.files import sha256

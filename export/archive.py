@@ -10,19 +10,21 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export import parity
 from export.goldens import Goldens
 from training.contract import Contract
 
 ROOT = Path(__file__).resolve().parent.parent
 INPROCESS_SECONDS = 300
+
+# Freed memory is kept for the next batch, which the kernel would have to give anew, page by page (glibc's mallopt).
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 
 # The code that travels with every model; its own network and its runtime are added to it.
 CODE = (
@@ -50,6 +52,7 @@ CODE = (
     "serve/metrics.py",
     "serve/predictor.py",
     "serve/protocol.py",
+    "serve/read_ahead.py",
 )
 
 # TorchServe ignores a minimum of workers without a maximum. A batch waits 1 ms for company, and is run when it is full;
@@ -161,10 +164,13 @@ def read_goldens(archive: Path) -> Goldens:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """This process's environment for an archive's code: its threads fixed, this repository out of reach."""
+    """This process's environment for an archive's code: its threads fixed, this repository out of reach.
+
+    Settings of glibc's that are there already stay.
+    """
     places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     kept = os.pathsep.join(place for place in places if not Path(place, CODE[0]).exists())
-    return {**os.environ, "PYTHONPATH": kept, "OMP_NUM_THREADS": str(threads)}
+    return {**KEPT_MEMORY, **os.environ, "PYTHONPATH": kept, "OMP_NUM_THREADS": str(threads)}
 
 
 def run_inprocess(command: str, archive: Path, threads: int) -> dict[str, NDArray[Any]]:
@@ -195,54 +201,3 @@ def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
         return f"its process was ended by {signal.Signals(-done.returncode).name}"
     return next(reversed(done.stderr.strip().splitlines()), f"it ended with exit code {done.returncode}")
-
-
-@dataclass(frozen=True)
-class Hop:
-    """One step from the request to the answer, compared with eager."""
-
-    hop: str
-    comparison: parity.Comparison
-
-
-def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) -> list[Hop]:
-    """The hops that need no server: decode, runtime, handler, each at every batch size of the contract.
-
-    `handler` is red too where a worker would refuse to start. Raises RuntimeError when the archive does not run, holds
-    another number of goldens, or its code is too old to say all this.
-    """
-    found = run_inprocess("answers", archive, threads)
-    sizes = sorted(int(name.removeprefix("runtime_")) for name in found if name.startswith("runtime_"))
-    expected = {"model", "pixels", "refused", *(f"handler_{size}" for size in sizes)}
-    expected |= {"attested_precision", "attested_device", "decoders"}
-    if not sizes or expected - found.keys():
-        raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")
-    model, decoders = str(found["model"]), [str(name) for name in found["decoders"]]
-    if len(decoders) != len(goldens):
-        raise RuntimeError(f"{archive.name} holds other goldens: {len(decoders)}, not {len(goldens)}. Export it again.")
-    limit = parity.tolerance(model, runtime, str(found["attested_precision"]), str(found["attested_device"]))
-
-    def at_all_sizes(hop: str, slack: NDArray[np.float64] | float = 0.0) -> Hop:
-        verdicts = [_compared(found[f"{hop}_{size}"], goldens, limit, slack, size) for size in sizes]
-        return Hop(hop, parity.worst_of(verdicts))
-
-    decode = parity.compare_pixels(found["pixels"], goldens, parity.steps(model, goldens, decoders))
-    if failed := failure(found["pixels"]):
-        decode = replace(decode, sentence=failed)
-    handler = at_all_sizes("handler", parity.slack(model, decoders))
-    if refused := str(found["refused"]):
-        handler = Hop("handler", replace(handler.comparison, ok=False, sentence=refused))
-    return [Hop("decode", decode), at_all_sizes("runtime"), handler]
-
-
-def failure(answered: NDArray[Any]) -> str:
-    """Why a step could not be computed, which stands in the place of its result; "" where it could be."""
-    return str(answered) if answered.dtype.kind == "U" else ""
-
-
-def _compared(
-    answered: NDArray[Any], goldens: Goldens, limit: parity.Tolerance, slack: NDArray[np.float64] | float, size: int
-) -> parity.Comparison:
-    verdict = parity.compare(answered, goldens, limit, slack)
-    failed = failure(answered)
-    return replace(verdict, sentence=f"In batches of {size} it fails: {failed}") if failed else verdict

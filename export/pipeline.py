@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export import archive, manifest, parity
+from export import archive, hops, manifest, parity
 from export.accuracy import Accuracies, answer, compare_accuracy
 from export.goldens import Goldens
 from export.requests import make_requests
@@ -145,10 +145,10 @@ def _pack(packed: Path, trained: Trained, goldens: Goldens, service: archive.Ser
     """Packs an archive and runs it. Raises ValueError when it can't be made, does not run, or differs from eager."""
     try:
         archive.pack(packed, files, trained.contract, service)
-        hops = archive.inprocess_hops(packed, goldens, service.runtime, COMPARED_THREADS)
+        found = hops.inprocess_hops(packed, goldens, service.runtime, COMPARED_THREADS)
     except RuntimeError as error:
         raise ValueError(f"{packed.name} was not published. {error}") from error
-    for hop in hops:
+    for hop in found:
         if not hop.comparison.ok:
             raise ValueError(
                 f"{packed.name} differs from eager at {hop.hop}, so it was not published. {hop.comparison.sentence}"

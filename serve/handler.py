@@ -12,6 +12,7 @@ from serve.messages import Request
 from serve.metrics import ARRIVAL, Metrics
 from serve.predictor import Predictor
 from serve.protocol import TOP_K
+from serve.read_ahead import read_ahead
 
 
 class Handler:
@@ -20,6 +21,7 @@ class Handler:
         self.load(context)
         self.predictor.check(Goldens.read(Path(context.system_properties["model_dir"]) / "goldens.npz"))
         self.metrics.started()
+        read_ahead()
         # The worker would print two lines for each batch, which TorchServe reads and drops: a twentieth of its time.
         logging.getLogger().setLevel(logging.WARNING)
 
@@ -48,7 +50,11 @@ class Handler:
         start, clock = time.time(), time.perf_counter()
         headers = [context.get_all_request_header(index) for index in range(len(data))]
         plain = [_plain(each) for each in headers]
-        answers = self.predictor.answer([_request(*parts) for parts in zip(data, headers, plain, strict=True)])
+        try:
+            answers = self.predictor.answer([_request(*parts) for parts in zip(data, headers, plain, strict=True)])
+        except Exception:
+            _end_without_a_device(self.predictor.attestation["device"])
+            raise
         for index, answer in enumerate(answers):
             context.set_response_status(answer.status, "" if answer.status == 200 else "refused", index)
             context.set_response_content_type(index, answer.content_type)
@@ -57,6 +63,19 @@ class Handler:
         arrivals = [each.get(ARRIVAL.lower(), "") for each in plain]
         self.metrics.answered(arrivals, answers, start, time.perf_counter() - clock)
         return [answer.body for answer in answers]
+
+
+def _end_without_a_device(device: str) -> None:
+    """Ends a worker whose GPU gives nothing but errors any more, so that TorchServe starts another one."""
+    if device == "cpu":
+        return
+    import torch  # not at the top: ONNX Runtime on the CPU needs none
+
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        logging.getLogger(__name__).exception("The GPU is lost to this process, which ends.")
+        os._exit(1)
 
 
 def _plain(headers: Mapping[str, Any]) -> dict[str, str]:

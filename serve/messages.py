@@ -53,8 +53,11 @@ def as_json(status: int, value: Mapping[str, Any]) -> Answer:
     return Answer(status, JSON, dumps(value))
 
 
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
+
+
 def dumps(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 NO_MEMORY = replace(

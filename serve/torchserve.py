@@ -12,9 +12,9 @@ from serve.limits import cores
 HERE = Path(__file__).resolve().parent
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
 
-# Java's garbage collector. Where the models need the cores, the one that leaves them more (docs/benchmarks.md); beside
-# a GPU the one that Java itself chooses for several cores.
-COLLECTORS = {"cpu": "-XX:+UseSerialGC", "cuda": "-XX:+UseG1GC"}
+# Java's garbage collector (docs/benchmarks.md): where the models need the cores, the one that leaves them most; beside
+# a GPU the one with the shortest tail.
+COLLECTORS = {"cpu": "-XX:+UseSerialGC", "cuda": "-XX:+UseParallelGC"}
 
 
 @dataclass(frozen=True)

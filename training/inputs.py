@@ -113,9 +113,20 @@ def _decode_jpeg(image: ImageFile, body: bytes) -> Image.Image | Pixels:
 
 def _check_scans(image: ImageFile, body: bytes) -> None:
     """Even an empty scan goes over the whole picture, so a megabyte of them could be minutes of work."""
+    if _has_one_scan(image, body):
+        return
     scans = len(SCAN.findall(body))
     if scans * image.width * image.height > MOST_SCANNED:
         raise BadInput(f"The JPEG has {scans:,} scans. Save it anew, with ten at most.")
+
+
+def _has_one_scan(image: ImageFile, body: bytes) -> bool:
+    """Whether libjpeg takes no scan but the first, up to which Pillow has read, with all channels at full depth."""
+    channels = image.layers  # type: ignore[attr-defined]
+    length = 6 + 2 * channels
+    assert image.fp
+    start = max(0, image.fp.tell() - len(START_OF_SCAN) - length)
+    return "progressive" not in image.info and body.startswith(START_OF_SCAN + bytes([0, length, channels]), start)
 
 
 def bad_jpeg(why: object) -> BadInput:

@@ -142,7 +142,8 @@ def _decode(bodies: Sequence[bytes], device: str) -> list[Tensor]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # in favour of torchcodec, which has no nvJPEG
-        encoded = [torch.frombuffer(bytearray(body), dtype=torch.uint8) for body in bodies]
+        warnings.simplefilter("ignore", UserWarning)  # the bytes can't be written, and nobody does
+        encoded = [torch.frombuffer(body, dtype=torch.uint8) for body in bodies]
         images: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
     return images
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from export import manifest
-from export.archive import inprocess_hops, read_goldens
+from export.archive import read_goldens
+from export.hops import inprocess_hops
 from export.manifest import Archive, Manifest
 from tests.endurance.length import length
 from tests.workspace import ROOT, Workspace

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from export import archive, manifest
+from export import archive, hops, manifest
 from export.goldens import Goldens
 from export.manifest import Manifest
 from export.pipeline import export_runtime
@@ -97,7 +97,7 @@ def test_an_archive_is_imported_with_no_repository_in_sight(exported: Workspace,
 @per_runtime
 def test_an_archive_answers_its_goldens_at_every_hop_by_its_own_code(exported: Workspace, runtime: str) -> None:
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
-    decoded, computed, handled = archive.inprocess_hops(mar(exported, runtime), goldens, runtime, 1)
+    decoded, computed, handled = hops.inprocess_hops(mar(exported, runtime), goldens, runtime, 1)
     assert [hop.hop for hop in (decoded, computed, handled)] == ["decode", "runtime", "handler"]
     assert all(hop.comparison.ok for hop in (decoded, computed, handled))
     assert decoded.comparison.compared == len(goldens) >= 64
@@ -263,7 +263,7 @@ def test_where_the_artifact_cannot_be_loaded_the_handler_is_red_too(
     changed = unloadable(source, "export.runtime.CannotRun('elsewhere')").encode()
     packed = repacked(mar(exported, "eager"), tmp_path / "digits-eager.mar", EAGER, changed)
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
-    decoded, computed, handled = (hop.comparison for hop in archive.inprocess_hops(packed, goldens, "eager", 1))
+    decoded, computed, handled = (hop.comparison for hop in hops.inprocess_hops(packed, goldens, "eager", 1))
     assert (decoded.ok, computed.ok, handled.ok) == (True, False, False)
     assert handled.sentence == "it can't be loaded: elsewhere"
 
@@ -286,7 +286,7 @@ def test_an_archive_with_wrong_goldens_would_not_start(exported: Workspace, tmp_
     replace(goldens, logits=goldens.logits + 1).write(wrong)
     packed = tmp_path / "digits-eager.mar"
     repacked(mar(exported, "eager"), packed, "goldens.npz", wrong.read_bytes())
-    decoded, computed, handled = (hop.comparison for hop in archive.inprocess_hops(packed, goldens, "eager", 1))
+    decoded, computed, handled = (hop.comparison for hop in hops.inprocess_hops(packed, goldens, "eager", 1))
     assert (decoded.ok, computed.ok, handled.ok) == (True, True, False)
     assert handled.sentence.startswith("The goldens are answered wrongly: 78 of 78")
 
@@ -310,7 +310,7 @@ def test_an_archive_of_other_code_is_an_error_that_says_so(
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
     sentence = r"digits-onnx\.mar was exported by another version of this project\. Export it again\."
     with pytest.raises(RuntimeError, match=sentence):
-        archive.inprocess_hops(packed, goldens, "onnx", 1)
+        hops.inprocess_hops(packed, goldens, "onnx", 1)
 
 
 def test_an_archive_that_does_not_come_to_an_end_is_an_error(

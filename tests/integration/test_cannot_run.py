@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from export import archive
+from export import hops
 from export.goldens import Goldens
 from export.runtime import CannotRun
 from export.runtimes import torchscript
@@ -58,7 +58,7 @@ def test_an_archive_for_a_gpu_does_not_run_where_there_is_none(
     with pytest.raises(
         RuntimeError, match=r"does not run: ValueError: Device cuda:0 was asked for, and torch finds no"
     ):
-        archive.inprocess_hops(path, goldens, "onnx", 1)
+        hops.inprocess_hops(path, goldens, "onnx", 1)
 
 
 def test_an_archive_with_another_number_of_goldens_is_an_error_that_says_so(exported: Workspace) -> None:
@@ -67,4 +67,4 @@ def test_an_archive_with_another_number_of_goldens_is_an_error_that_says_so(expo
     with pytest.raises(
         RuntimeError, match=rf"^digits-onnx-1\.0\.mar holds other goldens: {held}, not {given}\. Export it"
     ):
-        archive.inprocess_hops(exported.store / "digits-onnx-1.0.mar", goldens[1:], "onnx", 1)
+        hops.inprocess_hops(exported.store / "digits-onnx-1.0.mar", goldens[1:], "onnx", 1)

@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from export import archive, manifest, parity
+from export import archive, hops, manifest, parity
 from export.__main__ import app
 from export.goldens import Goldens
 from export.manifest import Manifest
@@ -433,7 +433,7 @@ def test_an_export_is_loaded_packed_and_described_for_the_device_that_was_asked_
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(module, "load", load_anywhere)
-    monkeypatch.setattr(archive, "inprocess_hops", lambda *_: [])
+    monkeypatch.setattr(hops, "inprocess_hops", lambda *_: [])
     before = goldens_in(workspace)
     done = export("digits", "--runtime", "eager", "--device", "cuda", "--version", "2.0", "--new-goldens")
     assert done.code == 0, done.error

@@ -169,14 +169,36 @@ def test_a_jpeg_that_lost_its_end_is_refused_even_with_an_end_marker_put_behind_
             decode(whole[:-lost] + b"\xff\xd9", CROP)
 
 
-@pytest.mark.parametrize("progressive", [True, False])
-def test_more_scans_than_a_second_is_for_are_refused_before_they_are_decoded(progressive: bool) -> None:
+EMPTY_SCAN = b"\xff\xda\0\x08\1\1\0\0\x3f\0"  # of one channel
+
+
+@pytest.mark.parametrize(
+    "body",
+    [encoded(PHOTO, "JPEG", progressive=True)[:-2], BASELINE[: BASELINE.index(b"\xff\xda")]],
+    ids=["progressive", "a scan for each channel"],
+)
+def test_more_scans_than_a_second_is_for_are_refused_before_they_are_decoded(body: bytes) -> None:
     """A scan of ten bytes goes over all of 5,000 × 5,000 pixels: a megabyte of them would take minutes."""
-    body = says(encoded(PHOTO, "JPEG", progressive=progressive), 5_000, 5_000)
     start = time.perf_counter()
     with pytest.raises(BadInput, match=r"has 1,\d\d\d scans\. Save it anew, with ten at most\.$"):
-        decode(body[:-2] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 1_000, CROP)
+        decode(says(body, 5_000, 5_000) + EMPTY_SCAN * 1_001, CROP)
     assert time.perf_counter() - start < 1
+
+
+def test_scans_behind_one_of_all_channels_are_refused_after_the_first() -> None:
+    start = time.perf_counter()
+    with pytest.raises(BadInput, match="damaged, incomplete"):
+        decode(says(BASELINE[:-2], 5_000, 5_000) + EMPTY_SCAN * 100_000, CROP)
+    assert time.perf_counter() - start < 1
+
+
+def test_a_thumbnail_with_a_scan_of_all_channels_hides_no_scans_of_the_picture() -> None:
+    """What a header's segments hold is not the picture's own first scan."""
+    scan = BASELINE.index(b"\xff\xda")
+    segment = b"\xff\xe5" + struct.pack(">H", 2 + 14) + BASELINE[scan : scan + 14]
+    body = says(BASELINE[:2] + segment + BASELINE[2:scan], 5_000, 5_000)
+    with pytest.raises(BadInput, match=r"has 1,\d\d\d scans"):
+        decode(body + EMPTY_SCAN * 1_001, CROP)
 
 
 # Damaged anywhere: what Pillow gives, or refused.

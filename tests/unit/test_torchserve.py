@@ -83,7 +83,7 @@ def test_the_virtual_machines_options_are_those_of_the_configuration(config: Pat
 
 
 @pytest.mark.parametrize(
-    ("devices", "collector"), [(["cpu", "cpu"], "-XX:+UseSerialGC"), (["cpu", "cuda"], "-XX:+UseG1GC")]
+    ("devices", "collector"), [(["cpu", "cpu"], "-XX:+UseSerialGC"), (["cpu", "cuda"], "-XX:+UseParallelGC")]
 )
 def test_java_collects_garbage_as_suits_what_shares_the_machine(
     devices: list[str], collector: str, tmp_path: Path
@@ -193,6 +193,14 @@ def test_workers_do_not_see_this_repository_so_an_archive_runs_its_own_code(
 def test_threads_are_fixed_over_whatever_was_set_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     assert environment(3)["OMP_NUM_THREADS"] == "3"
+
+
+def test_freed_memory_stays_with_the_process_unless_it_was_set_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    found = environment(1)
+    assert found["MALLOC_MMAP_THRESHOLD_"] == str(32 << 20)
+    assert found["MALLOC_TRIM_THRESHOLD_"] == "131072"
 
 
 @given(workers=st.integers(1, 64), cores=st.integers(1, 128))
