@@ -1,6 +1,6 @@
 """How a worker reads what Java sends: ahead, in large pieces.
 
-TorchServe's own code asks the kernel for each length and each word by itself, some forty times for a picture.
+TorchServe's own code asks the kernel for each length and each word by itself, some thirty times for a picture.
 """
 
 import sys
