@@ -39,10 +39,13 @@ trap '"$python" -m serve down' EXIT
 trap - EXIT
 
 "$python" -m benchmarks.pictures
-"$python" -m serve up "$served" --store "$store"
+divided='import os; from benchmarks.processes import divide; cores = divide(list(os.sched_getaffinity(0)))
+for part in cores.server, cores.generator: print(*part, sep=",")'
+{ read -r server_cores; read -r generator_cores; } < <("$python" -c "$divided")
+taskset --cpu-list "$server_cores" "$python" -m serve up "$served" --store "$store"
 trap '"$python" -m serve down' EXIT
 "$python" -m serve scale "$served" "$workers"
-"$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max ${DURATION:+--duration "$DURATION"} \
+taskset --cpu-list "$generator_cores" "$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max ${DURATION:+--duration "$DURATION"} \
     --artifacts "$artifacts" --store "$store" --output "$artifacts/load.json" ||
     [ $? = 1 ]  # no rate holds the objective, as the table says then
 "$python" -m serve down
