@@ -45,7 +45,9 @@ for part in cores.server, cores.generator: print(*part, sep=",")'
 taskset --cpu-list "$server_cores" "$python" -m serve up "$served" --store "$store"
 trap '"$python" -m serve down' EXIT
 "$python" -m serve scale "$served" "$workers"
-taskset --cpu-list "$generator_cores" "$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max ${DURATION:+--duration "$DURATION"} \
+IFS=, read -ra generators <<<"$generator_cores"
+taskset --cpu-list "$generator_cores" "$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max \
+    --processes "${#generators[@]}" ${DURATION:+--duration "$DURATION"} \
     --artifacts "$artifacts" --store "$store" --output "$artifacts/load.json" ||
     [ $? = 1 ]  # no rate holds the objective, as the table says then
 "$python" -m serve down

@@ -1,4 +1,4 @@
-"""How a worker reads what Java sends: ahead, in large pieces.
+"""How a worker reads what Java sends: ahead.
 
 TorchServe's own code asks the kernel for each length and each word by itself, some thirty times for a picture.
 """
@@ -7,11 +7,11 @@ import sys
 from socket import socket
 from typing import BinaryIO
 
-from ts.protocol import otf_message_handler
-
 
 def read_ahead() -> None:
     """From now on, in this process; called between two messages. The bodies come as bytes, which need no copy."""
+    from ts.protocol import otf_message_handler  # not at the top: it imports torch
+
     readers: dict[socket, BinaryIO] = {}
 
     def retrieve(connection: socket, length: int) -> bytes:

@@ -88,8 +88,8 @@ def open_image(body: bytes, spec: ImageInput) -> ImageFile:
     """Its header is read and its size checked; no pixel is decoded."""
     image = Image.open(BytesIO(body), formats=FORMATS)
     _check_size(image, spec)
-    if is_jpeg(image):
-        _check_scans(image, body)
+    if is_jpeg(image) and not _has_one_scan(image, body):
+        check_scans(image, body)
     return image
 
 
@@ -111,22 +111,21 @@ def _decode_jpeg(image: ImageFile, body: bytes) -> Image.Image | Pixels:
     return Image.fromarray(255 - pixels, "CMYK") if image.mode == "CMYK" else pixels  # which is stored inverted
 
 
-def _check_scans(image: ImageFile, body: bytes) -> None:
-    """Even an empty scan goes over the whole picture, so a megabyte of them could be minutes of work."""
-    if _has_one_scan(image, body):
-        return
+def check_scans(image: ImageFile, body: bytes) -> None:
+    """Even an empty scan goes over the whole picture: a megabyte of them could be minutes of work. Raises BadInput."""
     scans = len(SCAN.findall(body))
     if scans * image.width * image.height > MOST_SCANNED:
         raise BadInput(f"The JPEG has {scans:,} scans. Save it anew, with ten at most.")
 
 
 def _has_one_scan(image: ImageFile, body: bytes) -> bool:
-    """Whether libjpeg takes no scan but the first, up to which Pillow has read, with all channels at full depth."""
-    channels = image.layers  # type: ignore[attr-defined]
-    length = 6 + 2 * channels
+    """Whether libjpeg takes no scan but the first, whose header Pillow has read, with all channels at full depth."""
     assert image.fp
-    start = max(0, image.fp.tell() - len(START_OF_SCAN) - length)
-    return "progressive" not in image.info and body.startswith(START_OF_SCAN + bytes([0, length, channels]), start)
+    end = image.fp.tell()
+    start, channels = body.rfind(START_OF_SCAN, 0, end), image.layers  # type: ignore[attr-defined]
+    header = START_OF_SCAN + bytes([0, 6 + 2 * channels, channels])
+    ends_here = start + len(START_OF_SCAN) + 6 + 2 * channels == end
+    return "progressive" not in image.info and ends_here and body.startswith(header, start)
 
 
 def bad_jpeg(why: object) -> BadInput:

@@ -19,7 +19,17 @@ from torch import Tensor
 
 from training.contract import ImageInput
 from training.decoded import BadInput, Decoded, OutOfMemory
-from training.inputs import START_OF_SCAN, UPRIGHT, bad_jpeg, crop_of, explained, is_jpeg, open_image, orientation
+from training.inputs import (
+    START_OF_SCAN,
+    UPRIGHT,
+    bad_jpeg,
+    check_scans,
+    crop_of,
+    explained,
+    is_jpeg,
+    open_image,
+    orientation,
+)
 
 END = b"\xff\xd9"
 STATUS = re.compile(r": (\d+)$")  # nvJPEG's own, at the end of what torchvision says
@@ -77,6 +87,7 @@ def _examine(body: bytes, spec: ImageInput) -> _Jpeg | BadInput | None:
             image = open_image(body, spec)
             if not _suits(image):
                 return None
+            check_scans(image, body)  # nvJPEG may go on where libjpeg stops
             crop_of(image.height, image.width, spec)
             if body.rfind(END, _first_scan(body)) < 0:
                 raise bad_jpeg("its end is missing")

@@ -94,6 +94,25 @@ def test_an_archive_is_imported_with_no_repository_in_sight(exported: Workspace,
     assert not {"client", "torchvision", "sklearn", "onnxscript"} & set(modules.split(","))
 
 
+def test_a_worker_reads_ahead_once_it_is_ready(exported: Workspace) -> None:
+    program = (
+        "import serve.inprocess\n"
+        "from ts.protocol import otf_message_handler\n"
+        "serve.inprocess._started()\n"
+        "print(otf_message_handler._retrieve_buffer.__module__)"
+    )
+    with archive.unpacked(mar(exported, "onnx")) as directory:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=directory,
+            env=archive.environment(1),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.strip() == "serve.read_ahead"
+
+
 @per_runtime
 def test_an_archive_answers_its_goldens_at_every_hop_by_its_own_code(exported: Workspace, runtime: str) -> None:
     goldens = Goldens.read(exported.artifacts / "goldens.npz")

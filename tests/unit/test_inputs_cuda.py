@@ -151,6 +151,13 @@ def test_one_that_nvjpeg_cannot_decode_does_not_touch_its_batch_mates(batches: l
     assert batches == [8, 4, 4, 2, 1, 1, 2]
 
 
+def test_scans_are_counted_for_nvjpeg_even_behind_one_of_all_channels() -> None:
+    body = jpeg(photo(1600, 1200))
+    scans = b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 1_000
+    [found] = inputs_cuda.decode_jpegs([body[:-2] + scans + body[-2:]], INPUT, "cpu")
+    assert str(found) == "The JPEG has 1,001 scans. Save it anew, with ten at most."
+
+
 @pytest.mark.parametrize(
     "said",
     [

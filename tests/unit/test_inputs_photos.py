@@ -192,6 +192,21 @@ def test_scans_behind_one_of_all_channels_are_refused_after_the_first() -> None:
     assert time.perf_counter() - start < 1
 
 
+def test_a_jpeg_with_a_scan_behind_one_of_all_channels_is_refused() -> None:
+    """So nobody has to count them."""
+    with pytest.raises(BadInput, match="damaged, incomplete"):
+        decode(BASELINE[:-2] + EMPTY_SCAN + BASELINE[-2:], CROP)
+
+
+def test_what_only_looks_like_a_scan_of_all_channels_hides_none_of_the_picture() -> None:
+    """A segment's end and the header behind it, read as one, are as long as the header of a scan of four channels."""
+    cmyk = KINDS["CMYK"]
+    segment = b"\xff\xe5" + struct.pack(">H", 2 + 6) + b"\xff\xda\0\x0e\4\0"
+    body = says(cmyk[: cmyk.index(b"\xff\xda")], 5_000, 5_000) + segment
+    with pytest.raises(BadInput, match=r"has 1,\d\d\d scans"):
+        decode(body + EMPTY_SCAN.replace(b"\1\1", b"\1C") * 1_001, CROP)
+
+
 def test_a_thumbnail_with_a_scan_of_all_channels_hides_no_scans_of_the_picture() -> None:
     """What a header's segments hold is not the picture's own first scan."""
     scan = BASELINE.index(b"\xff\xda")
