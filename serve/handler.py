@@ -73,8 +73,9 @@ def _end_without_a_device(device: str) -> None:
 
     try:
         torch.cuda.synchronize(device)
-    except RuntimeError:
-        logging.getLogger(__name__).exception("The GPU is lost to this process, which ends.")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        logging.getLogger(__name__).error("The GPU is lost to this process, which ends: %s", reason)
         os._exit(1)
 
 

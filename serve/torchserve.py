@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
 
 # Java's garbage collector (docs/benchmarks.md): where the models need the cores, the one that leaves them most; beside
-# a GPU the one with the shortest tail.
+# a GPU the one with the shortest tail in a closed loop.
 COLLECTORS = {"cpu": "-XX:+UseSerialGC", "cuda": "-XX:+UseParallelGC"}
 
 

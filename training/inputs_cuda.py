@@ -153,7 +153,7 @@ def _decode(bodies: Sequence[bytes], device: str) -> list[Tensor]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # in favour of torchcodec, which has no nvJPEG
-        warnings.simplefilter("ignore", UserWarning)  # the bytes can't be written, and nobody does
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)  # nobody writes
         encoded = [torch.frombuffer(body, dtype=torch.uint8) for body in bodies]
         images: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
     return images
