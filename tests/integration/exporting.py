@@ -1,10 +1,14 @@
-"""What the tests of export's commands share: a command run in this process, where torch is loaded already."""
+"""What export's tests share: a command run in this process, where torch is loaded already; a program in an archive."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import typer
 
+from export.archive import environment
 from export.trained import Trained, load_trained
 from tests.workspace import Workspace
 from training.commands import run
@@ -27,3 +31,16 @@ def ended(app: typer.Typer, capsys: pytest.CaptureFixture[str]) -> Done:
 
 def trained_in(workspace: Workspace) -> Trained:
     return load_trained("digits", workspace.folder / "artifacts")
+
+
+def printed(program: str, directory: Path) -> str:
+    """What a program prints in an unpacked archive, in a process that can't see this repository."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=directory,
+        env=environment(1),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()

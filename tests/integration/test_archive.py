@@ -4,8 +4,6 @@ import ast
 import json
 import pickletools
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from export.manifest import Manifest
 from export.pipeline import export_runtime
 from export.runtime import float32_names, runtime_module
 from export.trained import load_trained
+from tests.integration.exporting import printed
 from tests.snapshot import snapshot
 from tests.workspace import Workspace
 from tests.zips import rewrite
@@ -80,15 +79,7 @@ def test_an_archive_is_imported_with_no_repository_in_sight(exported: Workspace,
         "print(*sys.modules, sep=',')"
     )
     with archive.unpacked(mar(exported, runtime)) as directory:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=directory,
-            env=archive.environment(1),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        *files, modules = done.stdout.splitlines()
+        *files, modules = printed(program, directory).splitlines()
         assert len(files) > 10
         assert all(Path(file).is_relative_to(directory) for file in files)
     assert not {"client", "torchvision", "sklearn", "onnxscript"} & set(modules.split(","))
@@ -102,15 +93,7 @@ def test_a_worker_reads_ahead_once_it_is_ready(exported: Workspace) -> None:
         "print(otf_message_handler._retrieve_buffer.__module__)"
     )
     with archive.unpacked(mar(exported, "onnx")) as directory:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=directory,
-            env=archive.environment(1),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    assert done.stdout.strip() == "serve.read_ahead"
+        assert printed(program, directory) == "serve.read_ahead"
 
 
 @per_runtime

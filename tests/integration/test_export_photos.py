@@ -1,7 +1,5 @@
 """Export of photographs: cropped inputs, and precisions that are reduced for speed at a price that is measured."""
 
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +19,7 @@ from export.pipeline import Exported, export_runtime, goldens_of
 from export.runtime import Loaded, Logits, runtime_module
 from export.runtimes import onnx_int8, torchscript_bf16
 from export.trained import Trained
+from tests.integration.exporting import printed
 from tests.small_photos import CONTRACT, small_photos
 from tests.snapshot import snapshot
 from training.decoded import Pixels
@@ -191,12 +190,5 @@ def test_torchscript_in_bfloat16_answers_as_eager_within_its_own_tolerance(
 def test_an_archive_of_photographs_runs_with_no_repository_in_sight(int8: Exported, store: Path) -> None:
     program = "import sys, handler, export.runtimes.onnx_int8; print(*sys.modules, sep=',')"
     with archive.unpacked(store / int8.entry.file) as directory:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=directory,
-            env=archive.environment(1),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    assert not {"onnx", "torchvision", "sklearn"} & set(done.stdout.strip().split(","))
+        modules = printed(program, directory).split(",")
+    assert not {"onnx", "torchvision", "sklearn"} & set(modules)

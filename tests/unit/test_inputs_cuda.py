@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from export.requests import FORMS, PHOTO_FORMS
+from tests.unit.test_inputs_photos import EMPTY_SCAN
 from training import decoders, inputs_cuda
 from training.contract import ImageInput
 from training.decoded import BadInput, Decoded, OutOfMemory
@@ -153,8 +154,7 @@ def test_one_that_nvjpeg_cannot_decode_does_not_touch_its_batch_mates(batches: l
 
 def test_scans_are_counted_for_nvjpeg_even_behind_one_of_all_channels() -> None:
     body = jpeg(photo(1600, 1200))
-    scans = b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 1_000
-    [found] = inputs_cuda.decode_jpegs([body[:-2] + scans + body[-2:]], INPUT, "cpu")
+    [found] = inputs_cuda.decode_jpegs([body[:-2] + EMPTY_SCAN * 1_000 + body[-2:]], INPUT, "cpu")
     assert str(found) == "The JPEG has 1,001 scans. Save it anew, with ten at most."
 
 
