@@ -63,7 +63,7 @@ def steps(predictor: Predictor, bodies: list[bytes], seconds: float) -> dict[str
         [decoded] = predictor.decode([Request(body)])
         assert isinstance(decoded, Decoded)
         [rows] = timed("network", predictor.predict, [decoded.pixels])
-        timed("top-5 as JSON", predictor.encode, rows, QUERY)
+        timed("top-5 as JSON", predictor.encode, [rows], [QUERY])
         timed("whole", answer, predictor, body, {})
         if time.perf_counter() > end:
             break

@@ -38,7 +38,7 @@ class Handler:
             directory=Path(properties["model_dir"]),
             runtime=config["runtime"],
             device=device,
-            threads=int(os.environ["OMP_NUM_THREADS"]),
+            threads=int(os.environ["OMP_NUM_THREADS"]) if device == "cpu" else 1,
             name=name,
             version=version,
             decoder=config["decoder"],

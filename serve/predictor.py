@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export import parity
 from export.goldens import Goldens
@@ -18,6 +19,9 @@ from training.decoded import BadInput, Decoded, OutOfMemory
 from training.decoders import CPU, NVJPEG, Decoder, decoder_named
 from training.files import sha256
 from training.npy import is_npy
+
+Ranks = NDArray[np.intp]  # [N, C], classes
+Scores = NDArray[np.float64]  # [N, C], probabilities
 
 
 class Predictor:
@@ -106,11 +110,12 @@ class Predictor:
     def _predicted(self, good: Sequence[tuple[Query, Decoded]]) -> list[Answer]:
         """Raises OutOfMemory."""
         logits = self.predict([decoded.pixels for _, decoded in good])
+        encoded = self.encode(logits, [query for query, _ in good])
         attested = {ATTESTED[name]: value for name, value in self.attestation.items()}
         answers = []
-        for rows, (query, decoded), size in zip(logits, good, self._executed_sizes(logits), strict=True):
+        for answer, (_, decoded), size in zip(encoded, good, self._executed_sizes(logits), strict=True):
             own = {ATTESTED["decoder"]: decoded.decoder, ATTESTED["batch_size"]: str(size)}
-            answers.append(replace(self.encode(rows, query), headers=attested | own))
+            answers.append(replace(answer, headers=attested | own))
         return answers
 
     def _executed_sizes(self, logits: Sequence[Logits]) -> Iterator[int]:
@@ -137,15 +142,27 @@ class Predictor:
         )
         return np.split(logits, np.cumsum([len(pixels) for pixels in inputs])[:-1])
 
-    def encode(self, logits: Logits, query: Query) -> Answer:
-        """float32 [N, C] → an npy file, or JSON with the most probable labels."""
+    def encode(self, logits: Sequence[Logits], queries: Sequence[Query]) -> list[Answer]:
+        """Several float32 [N_i, C] → for each an npy file, or JSON with the most probable labels."""
+        if not logits:
+            return []
+        best, scores = _ranked(np.concatenate(logits))
+        answers, start = [], 0
+        for rows, query in zip(logits, queries, strict=True):
+            part = slice(start, start + len(rows))
+            answers.append(self._encoded(rows, best[part], scores[part], query))
+            start = part.stop
+        return answers
+
+    def _encoded(self, logits: Logits, best: Ranks, scores: Scores, query: Query) -> Answer:
         if query.lossless:
             return Answer(200, NPY, _npy(logits))
         if not np.isfinite(logits).all():
             return failure(
                 500, "NotFinite", "The model gave a value that is not finite. Ask for npy to see the logits."
             )
-        predictions = [self._prediction(row, query.top_k) for row in logits]
+        top = best[:, : query.top_k].tolist(), scores[:, : query.top_k].tolist()
+        predictions = [self._prediction(*row) for row in zip(*top, strict=True)]
         body = dumps(predictions[0] if query.single else {"predictions": predictions})
         return Answer(200, JSON, body, labels=tuple(prediction["label"] for prediction in predictions))
 
@@ -170,12 +187,9 @@ class Predictor:
         top_k = self._top_k(request.top_k)
         return Query(request, not is_npy(request.content_type), _wants_npy(request.accept), top_k)
 
-    def _prediction(self, logits: Logits, top_k: int) -> dict[str, Any]:
-        """float32 [C] → the `top_k` labels with their softmax, computed in float64."""
-        shifted = np.exp(logits.astype(np.float64) - logits.max())
-        scores = shifted / shifted.sum()
-        best = np.argsort(-logits, kind="stable")[:top_k]
-        top = [{"label": self.contract.labels[index], "score": float(scores[index])} for index in best]
+    def _prediction(self, best: list[int], scores: list[float]) -> dict[str, Any]:
+        labels = self.contract.labels
+        top = [{"label": labels[index], "score": score} for index, score in zip(best, scores, strict=True)]
         return {**top[0], "top": top}
 
     def _top_k(self, text: str) -> int:
@@ -185,6 +199,15 @@ class Predictor:
         if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= classes):
             raise BadInput(f"{TOP_K} is {text[:40]!r}. Send a whole number from 1 to {classes}.")
         return int(text)
+
+
+def _ranked(logits: Logits) -> tuple[Ranks, Scores]:
+    """float32 [N, C] → the classes of each row from the most probable on, and their softmax, computed in float64."""
+    with np.errstate(invalid="ignore"):  # in rows that are not finite
+        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        scores = shifted / shifted.sum(axis=1, keepdims=True)
+    best = np.argsort(-logits, axis=1, kind="stable")
+    return best, np.take_along_axis(scores, best, axis=1)
 
 
 def _wants_npy(accept: str) -> bool:

@@ -119,7 +119,10 @@ def check_scans(image: ImageFile, body: bytes) -> None:
 
 
 def _has_one_scan(image: ImageFile, body: bytes) -> bool:
-    """Whether libjpeg takes no scan but the first, whose header Pillow has read, with all channels at full depth."""
+    """Whether the first scan, whose header Pillow has read, holds all channels at full depth.
+
+    Then libjpeg takes no other one, and nor does nvJPEG.
+    """
     assert image.fp
     end = image.fp.tell()
     start, channels = body.rfind(START_OF_SCAN, 0, end), image.layers  # type: ignore[attr-defined]

@@ -9,9 +9,11 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import distribution
+from pathlib import Path
 
 import torch
 from PIL.ImageFile import ImageFile
@@ -23,7 +25,6 @@ from training.inputs import (
     START_OF_SCAN,
     UPRIGHT,
     bad_jpeg,
-    check_scans,
     crop_of,
     explained,
     is_jpeg,
@@ -36,6 +37,7 @@ STATUS = re.compile(r": (\d+)$")  # nvJPEG's own, at the end of what torchvision
 ABOUT_THE_JPEG = {2, 3, 4, 6, 8, 9, 10}  # damaged, of an unknown kind, or not understood in one of several ways
 RARE_KIND = "Unknown chroma subsampling"  # torchvision's own words, without a number
 NO_MEMORY = {5}
+RGB = 3  # torchvision's ImageReadMode
 
 TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 bytes for each
 
@@ -87,7 +89,6 @@ def _examine(body: bytes, spec: ImageInput) -> _Jpeg | BadInput | None:
             image = open_image(body, spec)
             if not _suits(image):
                 return None
-            check_scans(image, body)  # nvJPEG may go on where libjpeg stops
             crop_of(image.height, image.width, spec)
             if body.rfind(END, _first_scan(body)) < 0:
                 raise bad_jpeg("its end is missing")
@@ -149,14 +150,20 @@ def _checked(image: Tensor, jpeg: _Jpeg) -> Tensor | BadInput:
 
 
 def _decode(bodies: Sequence[bytes], device: str) -> list[Tensor]:
-    from torchvision.io import ImageReadMode, decode_jpeg  # not at the top: it takes a second
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # in favour of torchcodec, which has no nvJPEG
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)  # nobody writes
         encoded = [torch.frombuffer(body, dtype=torch.uint8) for body in bodies]
-        images: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
+    images: list[Tensor] = _operator()(encoded, RGB, torch.device(device))
     return images
+
+
+@lru_cache(1)
+def _operator() -> Callable[..., list[Tensor]]:
+    """What `torchvision.io.decode_jpeg` calls. Importing torchvision takes a worker's start another second or three."""
+    [library] = Path(distribution("torchvision").locate_file("torchvision")).glob("image*.so")  # type: ignore[arg-type]
+    torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+    operator: Callable[..., list[Tensor]] = torch.ops.image.decode_jpegs_cuda
+    return operator
 
 
 def _turn(image: Tensor, orientation: int) -> Tensor:

@@ -57,13 +57,12 @@ def export(trained: "Trained", path: Path, device: str) -> None:
 
 
 def _package(path: Path, device: str) -> Any:
-    """As `torch._inductor.aoti_load_package` loads it. Raises CannotRun for one that is for another kind of device.
+    """What `torch._inductor.aoti_load_package` loads it with. Raises CannotRun for one that is for another device.
 
-    But that one first compiles ten small programs to find out what the processor can do, for a line in a log: on a
-    machine's first start that takes 10 s on two cores, and took 49 s on another machine's sixteen.
+    But that one imports the compiler, for a second, and compiles ten small programs to find out what the processor can
+    do, for a line in a log: on a machine's first start that takes 10 s on two cores, and took 49 s on another
+    machine's sixteen.
     """
-    from torch._inductor.package import AOTICompiledModel  # type: ignore[attr-defined]
-
     loader = torch._C._aoti.AOTIModelPackageLoader
     compiled_for = loader.load_metadata_from_package(str(path), "model")["AOTI_DEVICE_KEY"]  # type: ignore[attr-defined]
     if compiled_for != device_kind(device):
@@ -71,7 +70,7 @@ def _package(path: Path, device: str) -> Any:
             f"{path.name} was compiled for {compiled_for} and can't run on {device}. Export it for that device."
         )
     alone = device != "cpu"  # without the locks that a CUDA graph can't record
-    return AOTICompiledModel(loader(str(path), "model", alone, 1, -1))
+    return loader(str(path), "model", alone, 1, -1)
 
 
 def load(path: Path, device: str, threads: int) -> Loaded:
@@ -80,8 +79,14 @@ def load(path: Path, device: str, threads: int) -> Loaded:
     package = _package(path, device)
     metadata = package.get_metadata()
     contract = Contract.from_json(metadata[CONTRACT])
+
+    def graph(images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor
+        [logits] = package.run([images])
+        return logits
+
     return Loaded(
-        run=runner(package, contract, device),
+        run=runner(graph, contract, device),
         contract=contract,
         weights=metadata[WEIGHTS],
         provider="AOTInductor",
