@@ -42,9 +42,8 @@ trap - EXIT
 divided='import os; from benchmarks.processes import divide; cores = divide(list(os.sched_getaffinity(0)))
 for part in cores.server, cores.generator: print(*part, sep=",")'
 { read -r server_cores; read -r generator_cores; } < <("$python" -c "$divided")
-taskset --cpu-list "$server_cores" "$python" -m serve up "$served" --store "$store"
+taskset --cpu-list "$server_cores" "$python" -m serve up "$served" --store "$store" --workers "$workers"
 trap '"$python" -m serve down' EXIT
-"$python" -m serve scale "$served" "$workers"
 IFS=, read -ra generators <<<"$generator_cores"
 taskset --cpu-list "$generator_cores" "$python" -m client load "$served" --data .bench/pictures --slo-p99 50 --find-max \
     --processes "${#generators[@]}" ${DURATION:+--duration "$DURATION"} \

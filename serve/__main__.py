@@ -41,12 +41,15 @@ def up(
             envvar="ENTERING_PORT", min=1, max=65531, help="Port for predictions; the four after it are taken too."
         ),
     ] = 8080,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that answer for each model; the cores are shared out among them.")
+    ] = 1,
 ) -> None:
     """Start the server, unless it runs; return when every worker is READY and has answered a golden right."""
     signal.signal(signal.SIGTERM, _terminated)
     console = Console()
     with console.status("Starting TorchServe"):
-        served = server.start(RUN_DIRECTORY, store, models or [], port)
+        served = server.start(RUN_DIRECTORY, store, models or [], port, workers)
     for name in served.models:
         console.print(f"{name} is ready at http://127.0.0.1:{port}/predictions/{name}", highlight=False, soft_wrap=True)
 

@@ -18,6 +18,7 @@ import psutil
 from export import manifest
 from export.archive import environment
 from serve.health import check_health
+from serve.promotion import check_workers, operating, scale_default
 from serve.record import KEYS, NAME, NotServing, Server, find, recall
 from serve.torchserve import MAIN_CLASS, Ports, command, configuration, threads_per_worker
 from serve.versions import choose
@@ -30,14 +31,16 @@ STOP_SECONDS = 15
 LOAD_FAILED = re.compile(r"Backend worker process died|Load model failed|Failed to load model|Address already in use")
 
 
-def start(run_directory: Path, store: Path, names: list[str], port: int) -> Server:
+def start(run_directory: Path, store: Path, names: list[str], port: int, workers: int = 1) -> Server:
     """Starts a server and returns once every model is ready. Else raises ValueError, and nothing is left running.
 
     A server that runs already is taken when it is the one that was asked for, and ready.
     """
     running = find(run_directory)
     chosen = choose(manifest.Manifest.read(store), names, run_directory)
-    server = new(store, run_directory, port, chosen)
+    for name in chosen:
+        check_workers(name, workers)
+    server = new(store, run_directory, port, chosen, workers)
     if running:
         _check_same(running, server, run_directory)
         return running
@@ -51,13 +54,17 @@ def start(run_directory: Path, store: Path, names: list[str], port: int) -> Serv
         with log.open("wb") as output:
             process = launch(server, run_directory, chosen, output)
         _wait_local(server, process, run_directory, log)
+        if workers > 1:
+            with operating(run_directory) as management:
+                for name in chosen:
+                    scale_default(management, name, workers)
     except BaseException:
         stop(server, run_directory)
         raise
     return server
 
 
-def new(store: Path, state: Path, port: int, chosen: Chosen) -> Server:
+def new(store: Path, state: Path, port: int, chosen: Chosen, workers: int = 1) -> Server:
     """A server to be launched. Its scratch folder's name is short, since a worker's socket lies in it."""
     return Server(
         port=port,
@@ -65,6 +72,7 @@ def new(store: Path, state: Path, port: int, chosen: Chosen) -> Server:
         store=str(store.resolve()),
         state=str(state.resolve()),
         models={name: {one.version: one.sha256 for one in archives} for name, archives in chosen.items()},
+        workers=workers,
     )
 
 
@@ -80,6 +88,8 @@ def _check_same(running: Server, asked: Server, run_directory: Path) -> None:
     remedy = "Stop it first: python -m serve down"
     if (running.port, running.store, running.models.keys()) != (asked.port, asked.store, asked.models.keys()):
         raise NotServing(f"{there}, with {', '.join(running.models)} of {running.store}. {remedy}")
+    if running.workers != asked.workers:
+        raise NotServing(f"{there}, started with --workers {running.workers}. {remedy}")
     for name, digest in asked.models.items():
         if running.models[name] != digest:
             raise NotServing(f"{there}, and {name} was exported again since it was started. {remedy}")
@@ -98,7 +108,7 @@ def launch(server: Server, run_directory: Path, chosen: Chosen, output: IO[bytes
     return subprocess.Popen(
         command(config.resolve(), scratch),
         cwd=run_directory,
-        env={**environment(threads_per_worker(len(chosen))), "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+        env={**environment(threads_per_worker(server.workers * len(chosen))), "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -23,7 +23,7 @@ import requests
 from export import manifest
 from export.archive import read_goldens
 from export.manifest import Manifest
-from serve import record, server
+from serve import limits, record, server
 from serve.record import NotServing, Server
 from serve.torchserve import MAIN_CLASS, Ports
 from tests.snapshot import snapshot
@@ -208,6 +208,21 @@ def test_a_second_start_of_something_else_is_refused_and_the_first_goes_on(
     there = f"A server is running already, on port {workspace.port}, with {MODEL} of {workspace.store}."
     assert done.stderr == f"error: {there} Stop it first: python -m serve down\n"
     assert pids(running) == before
+
+
+@pytest.mark.skipif(limits.cores() < 2, reason="this machine has no second core, which a second worker needs")
+def test_workers_that_are_asked_for_at_the_start_share_the_cores(local: Local) -> None:
+    local.up("--workers", "2")
+    workers = [process for process in local.server.processes() if MAIN_CLASS not in process.cmdline()]
+    threads = [process.environ()["OMP_NUM_THREADS"] for process in workers]
+    assert threads == [str(limits.cores() // 2)] * 2
+    there = f"A server is running already, on port {local.workspace.port}, started with --workers 2."
+    assert local.up(check=False).stderr == f"error: {there} Stop it first: python -m serve down\n"
+
+
+def test_more_workers_than_cores_are_refused_before_anything_starts(local: Local) -> None:
+    said = f"error: {MODEL} can have from 1 to {limits.cores()} workers, the cores that the server may use.\n"
+    assert local.refused("--workers", "1000") == said
 
 
 def test_a_server_whose_archives_changed_since_says_so_and_is_not_taken_for_the_new_one(running: Local) -> None:

@@ -283,6 +283,14 @@ def test_scores_are_a_distribution_in_falling_order_for_any_finite_logits(row: L
     assert strict(answer)["label"] == CONTRACT.labels[int(row.argmax())]
 
 
+@given(st.lists(st.tuples(st.integers(1, 255), st.integers(1, 7), st.booleans()), min_size=1, max_size=9))
+def test_company_changes_no_byte_of_an_answer(asked: list[tuple[int, int, bool]]) -> None:
+    requests = [Request(png(7, first, 3), accept=NPY if raw else "", top_k=str(top_k)) for first, top_k, raw in asked]
+    predictor = predicting(First7())
+    alone = [predictor.answer([request])[0].body for request in requests]
+    assert [answer.body for answer in predictor.answer(requests)] == alone
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_a_500_as_json_and_can_be_seen_as_npy(value: float) -> None:
     row = [1, 2, value, 0, 0, 0, 0]
