@@ -96,12 +96,15 @@ class Runtime(Protocol):
 
 
 def load_artifact(runtime: str, path: Path, device: str, threads: int) -> Loaded:
-    """As the runtime's own `load` does. Raises OutOfMemory, too."""
+    """As the runtime's own `load` does; `threads` are the CPU's. Raises OutOfMemory, too.
+
+    Beside a GPU there is one: a processor has little to do there, and threads that wait for it keep cores from others.
+    """
     module = runtime_module(runtime)
     if device == "cpu":
         return module.load(path, device, threads)
     with out_of_memory():
-        return module.load(path, device, threads)
+        return module.load(path, device, 1)
 
 
 def device_kind(device: str) -> str:

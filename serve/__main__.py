@@ -41,9 +41,7 @@ def up(
             envvar="ENTERING_PORT", min=1, max=65531, help="Port for predictions; the four after it are taken too."
         ),
     ] = 8080,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that answer for each model; the cores are shared out among them.")
-    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes for each model; all of them share the cores.")] = 1,
 ) -> None:
     """Start the server, unless it runs; return when every worker is READY and has answered a golden right."""
     signal.signal(signal.SIGTERM, _terminated)

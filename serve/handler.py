@@ -33,14 +33,12 @@ class Handler:
             raise RuntimeError(
                 f"The archive asks for deviceType {config['deviceType']}; this worker was given {device}."
             )
-        # Beside a GPU there is little for a processor to do, and threads that wait for it take the cores from others.
-        threads = int(os.environ["OMP_NUM_THREADS"]) if device == "cpu" else 1
         name, version = context.model_name, context.manifest["model"]["modelVersion"]
         self.predictor = Predictor.load(
             directory=Path(properties["model_dir"]),
             runtime=config["runtime"],
             device=device,
-            threads=threads,
+            threads=int(os.environ["OMP_NUM_THREADS"]),
             name=name,
             version=version,
             decoder=config["decoder"],

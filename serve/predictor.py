@@ -144,19 +144,13 @@ class Predictor:
 
     def encode(self, logits: Sequence[Logits], queries: Sequence[Query]) -> list[Answer]:
         """Several float32 [N_i, C] → for each an npy file, or JSON with the most probable labels."""
-        if not logits:
-            return []
-        best, scores = _ranked(np.concatenate(logits))
-        answers, start = [], 0
-        for rows, query in zip(logits, queries, strict=True):
-            part = slice(start, start + len(rows))
-            answers.append(self._encoded(rows, best[part], scores[part], query))
-            start = part.stop
-        return answers
+        ranked = _ranked([rows for rows, query in zip(logits, queries, strict=True) if not query.lossless])
+        return [
+            Answer(200, NPY, _npy(rows)) if query.lossless else self._as_json(rows, *next(ranked), query)
+            for rows, query in zip(logits, queries, strict=True)
+        ]
 
-    def _encoded(self, logits: Logits, best: Ranks, scores: Scores, query: Query) -> Answer:
-        if query.lossless:
-            return Answer(200, NPY, _npy(logits))
+    def _as_json(self, logits: Logits, best: Ranks, scores: Scores, query: Query) -> Answer:
         if not np.isfinite(logits).all():
             return failure(
                 500, "NotFinite", "The model gave a value that is not finite. Ask for npy to see the logits."
@@ -201,13 +195,17 @@ class Predictor:
         return int(text)
 
 
-def _ranked(logits: Logits) -> tuple[Ranks, Scores]:
-    """float32 [N, C] → the classes of each row from the most probable on, and their softmax, computed in float64."""
+def _ranked(logits: Sequence[Logits]) -> Iterator[tuple[Ranks, Scores]]:
+    """Several float32 [N_i, C] → for each the classes from the most probable on, and their softmax, in float64."""
+    if not logits:
+        return iter(())
+    rows = np.concatenate(logits)
     with np.errstate(invalid="ignore"):  # in rows that are not finite
-        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        shifted = np.exp(rows.astype(np.float64) - rows.max(axis=1, keepdims=True))
         scores = shifted / shifted.sum(axis=1, keepdims=True)
-    best = np.argsort(-logits, axis=1, kind="stable")
-    return best, np.take_along_axis(scores, best, axis=1)
+    best = np.argsort(-rows, axis=1, kind="stable")
+    ends = np.cumsum([len(one) for one in logits])[:-1]
+    return zip(np.split(best, ends), np.split(np.take_along_axis(scores, best, axis=1), ends), strict=True)
 
 
 def _wants_npy(accept: str) -> bool:

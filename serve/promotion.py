@@ -96,21 +96,16 @@ def rollback_version(management: Management, run_directory: Path, name: str) -> 
     return _switch(management, run_directory, name, target, default)
 
 
-def check_workers(name: str, workers: int) -> None:
-    """Raises ValueError for more than there are cores, or none."""
-    most = limits.cores()
-    if not 1 <= workers <= most:
-        raise ValueError(f"{name} can have from 1 to {most} workers, the cores that the server may use.")
-
-
 def scale_default(management: Management, name: str, workers: int) -> Version:
     """Gives the default version so many workers, until the server is started anew; promoted ones take their number.
 
     TorchServe ends a worker in the middle of its batch: scaling down, the requests of that batch are answered 500 or
     507, and a client with retries repeats them. A worker's threads stay as many as they were at the start.
     """
-    check_workers(name, workers)
     default = _default(management, name)
+    most = limits.cores()
+    if not 1 <= workers <= most:
+        raise ValueError(f"{name} can have from 1 to {most} workers, the cores that the server may use.")
     check_room(management.server, default, workers - len(default.workers))
     try:
         management.within(LOAD_SECONDS).scale(name, default.version, workers)

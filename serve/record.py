@@ -23,8 +23,8 @@ class Server(Frozen):
     """A running server, as remembered in `.serve/server.json`.
 
     `scratch` is where it unpacks archives, `models` the SHA-256 of each archive that it serves, by name and version.
-    `state` is the folder that remembers which versions were promoted; it may outlive the server. Each model has so many
-    `workers` at the start, for which its threads are measured out.
+    `state` is the folder that remembers which versions were promoted; it may outlive the server. Each model was started
+    with so many `workers`, which a worker's number of threads follows from.
     """
 
     port: int

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import IO
 
 import psutil
+import requests
 
 from export import manifest
 from export.archive import environment
+from serve import limits
 from serve.health import check_health
-from serve.promotion import check_workers, operating, scale_default
+from serve.management import Management
 from serve.record import KEYS, NAME, NotServing, Server, find, recall
+from serve.room import check_room
 from serve.torchserve import MAIN_CLASS, Ports, command, configuration, threads_per_worker
 from serve.versions import choose
 
@@ -38,8 +41,7 @@ def start(run_directory: Path, store: Path, names: list[str], port: int, workers
     """
     running = find(run_directory)
     chosen = choose(manifest.Manifest.read(store), names, run_directory)
-    for name in chosen:
-        check_workers(name, workers)
+    _check_cores(workers * len(chosen), workers)
     server = new(store, run_directory, port, chosen, workers)
     if running:
         _check_same(running, server, run_directory)
@@ -55,9 +57,8 @@ def start(run_directory: Path, store: Path, names: list[str], port: int, workers
             process = launch(server, run_directory, chosen, output)
         _wait_local(server, process, run_directory, log)
         if workers > 1:
-            with operating(run_directory) as management:
-                for name in chosen:
-                    scale_default(management, name, workers)
+            _give_workers(server, run_directory, log)
+            _wait_local(server, process, run_directory, log)
     except BaseException:
         stop(server, run_directory)
         raise
@@ -114,6 +115,30 @@ def launch(server: Server, run_directory: Path, chosen: Chosen, output: IO[bytes
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+def _check_cores(processes: int, workers: int) -> None:
+    """Raises ValueError where several workers of each model are asked for, and they are more than there are cores."""
+    if workers > 1 and processes > limits.cores():
+        raise ValueError(
+            f"--workers {workers} makes {processes} workers in all, and the server may use {limits.cores()} cores. "
+            "Ask for fewer, or serve fewer models."
+        )
+
+
+def _give_workers(server: Server, run_directory: Path, log: Path) -> None:
+    """Each model's default version gets as many as the server was started for. Raises NotServing."""
+    for name in server.models:
+        try:
+            management = Management.of(server, run_directory, STARTUP_SECONDS)
+            assert management
+            with management.session:
+                default = management.describe(name)
+                check_room(server, default, server.workers - len(default.workers))
+                management.scale(name, default.version, server.workers)
+        except (NotServing, requests.RequestException) as error:
+            said = f"The server could not start {server.workers} workers of {name} ({error})."
+            raise NotServing(f"{said} Its last words:\n{tail(log)}") from None
 
 
 def check_ports(ports: Ports) -> None:

@@ -25,6 +25,7 @@ from training.inputs import (
     START_OF_SCAN,
     UPRIGHT,
     bad_jpeg,
+    check_scans,
     crop_of,
     explained,
     is_jpeg,
@@ -89,6 +90,7 @@ def _examine(body: bytes, spec: ImageInput) -> _Jpeg | BadInput | None:
             image = open_image(body, spec)
             if not _suits(image):
                 return None
+            check_scans(image, body)  # nvJPEG may go on where libjpeg stops
             crop_of(image.height, image.width, spec)
             if body.rfind(END, _first_scan(body)) < 0:
                 raise bad_jpeg("its end is missing")
@@ -153,8 +155,7 @@ def _decode(bodies: Sequence[bytes], device: str) -> list[Tensor]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)  # nobody writes
         encoded = [torch.frombuffer(body, dtype=torch.uint8) for body in bodies]
-    images: list[Tensor] = _operator()(encoded, RGB, torch.device(device))
-    return images
+    return _operator()(encoded, RGB, torch.device(device))
 
 
 @lru_cache(1)

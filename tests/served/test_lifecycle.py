@@ -221,8 +221,17 @@ def test_workers_that_are_asked_for_at_the_start_share_the_cores(local: Local) -
 
 
 def test_more_workers_than_cores_are_refused_before_anything_starts(local: Local) -> None:
-    said = f"error: {MODEL} can have from 1 to {limits.cores()} workers, the cores that the server may use.\n"
-    assert local.refused("--workers", "1000") == said
+    said = local.refused("--workers", "1000")
+    assert said.startswith("error: --workers 1000 makes 1000 workers in all, and the server may use ")
+
+
+@pytest.mark.skipif(limits.cores() < 2, reason="this machine has no second core, which a second worker needs")
+def test_a_start_without_room_for_all_workers_leaves_nothing_behind(local: Local, tmp_path: Path) -> None:
+    full = "import psutil\npsutil.virtual_memory = lambda: type('Memory', (), {'available': 0})\n"
+    (tmp_path / "sitecustomize.py").write_text(full)
+    said = local.refused("--workers", "2", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert said.startswith(f"error: The server could not start 2 workers of {MODEL} (1 more workers need about ")
+    assert "Its last words:" in said
 
 
 def test_a_server_whose_archives_changed_since_says_so_and_is_not_taken_for_the_new_one(running: Local) -> None:

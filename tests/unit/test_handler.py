@@ -1,4 +1,4 @@
-"""What a worker does about its GPU. None can be lost at will, so torch's part and the process's are played here."""
+"""A worker whose GPU is lost ends. No GPU can be lost at will, so torch's part and the process's are played here."""
 
 import os
 from types import SimpleNamespace
@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from serve.handler import Handler
-from serve.predictor import Predictor
 
 DEVICE = "cuda:0"
 
@@ -49,25 +48,3 @@ def test_a_worker_ends_whose_gpu_gives_nothing_but_errors(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("device", [DEVICE, "cpu"])
 def test_a_worker_lives_on_after_any_other_failure(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert handle(device, monkeypatch, lost=False) == []
-
-
-@pytest.mark.parametrize(("gpu_id", "device_type", "threads"), [(0, "gpu", 1), (None, "cpu", 16)])
-def test_a_worker_beside_a_gpu_has_one_thread(
-    gpu_id: int | None, device_type: str, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: dict[str, Any] = {}
-
-    def load(**given: Any) -> Any:
-        told.update(given)
-        return SimpleNamespace(contract=SimpleNamespace(labels=("a",)))
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "16")
-    monkeypatch.setattr(Predictor, "load", load)
-    context = SimpleNamespace(
-        system_properties={"gpu_id": gpu_id, "model_dir": "."},
-        model_yaml_config={"deviceType": device_type, "runtime": "eager", "decoder": "cpu"},
-        model_name="letters-eager",
-        manifest={"model": {"modelVersion": "1.0"}},
-    )
-    Handler().load(context)
-    assert told["threads"] == threads

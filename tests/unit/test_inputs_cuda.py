@@ -1,6 +1,5 @@
 """The GPU's way from JPEGs to pixels, but for nvJPEG itself: another decoder stands in for it where there is no GPU."""
 
-import re
 from collections.abc import Callable, Sequence
 from io import BytesIO
 
@@ -153,11 +152,10 @@ def test_one_that_nvjpeg_cannot_decode_does_not_touch_its_batch_mates(batches: l
     assert batches == [8, 4, 4, 2, 1, 1, 2]
 
 
-def test_a_progressive_jpegs_scans_are_counted_for_nvjpeg_too() -> None:
-    body = jpeg(photo(1600, 1200), progressive=True)
+def test_scans_are_counted_for_nvjpeg_even_behind_one_of_all_channels() -> None:
+    body = jpeg(photo(1600, 1200))
     [found] = inputs_cuda.decode_jpegs([body[:-2] + EMPTY_SCAN * 1_000 + body[-2:]], INPUT, "cpu")
-    assert isinstance(found, BadInput)
-    assert re.fullmatch(r"The JPEG has 1,0\d\d scans. Save it anew, with ten at most.", str(found))
+    assert str(found) == "The JPEG has 1,001 scans. Save it anew, with ten at most."
 
 
 @pytest.mark.parametrize(
