@@ -173,6 +173,8 @@ def compare(
 ) -> None:
     """Measure every runtime, in process and served, beside its difference from eager. Takes a minute or two.
 
+    In process each has the threads that it has in a server that was started with one worker for each model.
+
     Exit code 0: all are the same as eager, 1: one differs, 2: could not be compared.
     """
     for package in NEEDED:

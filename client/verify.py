@@ -29,8 +29,8 @@ THREADS = 1
 class Verifier:
     """Where the three things to compare are: what training and export left, the archives, and the server.
 
-    `manifest` is the store's; `http_only` and `unbatched` are the command's options. `eager` remembers the hop that all
-    runtimes of a model have in common.
+    `manifest` is the store's; `http_only` and `unbatched` are the command's options. `known` remembers the hops of each
+    archive's file: eager's is needed for every runtime of its model.
     """
 
     client: Client
@@ -39,7 +39,7 @@ class Verifier:
     manifest: Manifest
     http_only: bool
     unbatched: bool
-    eager: dict[str, Hop] = field(default_factory=dict)
+    known: dict[str, list[Hop]] = field(default_factory=dict)
 
     def chosen(self, names: list[str]) -> dict[str, Archive]:
         """The archives of these names, or of all that are served; each is, to the byte, what was exported.
@@ -62,17 +62,17 @@ class Verifier:
     def _inprocess(self, name: str, archive: Archive, goldens: Goldens) -> Iterator[Hop]:
         """decode, eager, runtime, handler: each computed by the code in the archives, not by this repository's."""
         try:
-            decode, runtime, handler = inprocess_hops(self.store / archive.file, goldens, archive.runtime, THREADS)
-            eager = runtime if archive.runtime == "eager" else self._eager(archive.model, goldens)
+            decode, runtime, handler = self._hops(archive, goldens)
+            _, eager, _ = self._hops(self.manifest.archives[archive_name(archive.model, "eager")], goldens)
         except (RuntimeError, FileNotFoundError) as error:
             raise CannotCheck(f"{name}: {error}") from None
         yield from (decode, Hop("eager", eager.comparison), runtime, handler)
 
-    def _eager(self, model: str, goldens: Goldens) -> Hop:
-        if model not in self.eager:
-            archive = self.manifest.archives[archive_name(model, "eager")]
-            self.eager[model] = inprocess_hops(self.store / archive.file, goldens, "eager", THREADS)[1]
-        return self.eager[model]
+    def _hops(self, archive: Archive, goldens: Goldens) -> list[Hop]:
+        if archive.file not in self.known:
+            path = self.store / archive.file
+            self.known[archive.file] = inprocess_hops(path, goldens, archive.runtime, THREADS)
+        return self.known[archive.file]
 
 
 def verify(
