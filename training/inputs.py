@@ -116,7 +116,7 @@ def check_scans(image: ImageFile, body: bytes) -> None:
     most = MOST_SCANNED // (image.width * image.height)
     data = np.frombuffer(body, np.uint8)
     if np.count_nonzero((data[:-1] == START_OF_SCAN[0]) & (data[1:] == START_OF_SCAN[1])) <= most:
-        return  # as many as there can be, in a third of the time
+        return  # there are no more than these, and to count them takes less time
     scans = len(SCAN.findall(body))
     if scans > most:
         raise BadInput(f"The JPEG has {scans:,} scans. Save it anew, with ten at most.")

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from export import on_cuda
+from export import on_cuda, runtime
 from export.goldens import Goldens
 from export.on_torch import runner
 from export.runtime import CannotRun, Loaded, Logits, joined
@@ -526,6 +527,15 @@ def test_what_is_loaded_attests_itself(archive: Path) -> None:
     assert (predictor.attestation["model"], predictor.attestation["version"]) == ("digits-eager", "2.0")
     assert predictor.attestation["contract"] == Contract.read(archive / "contract.json").digest
     assert predictor.attestation.keys() == ATTESTED.keys() - {"batch_size"}
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cpu", 16), ("cuda:0", 1)])
+def test_beside_a_gpu_one_thread_is_enough(device: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    module = SimpleNamespace(load=lambda _, __, threads: given.append(threads))
+    monkeypatch.setattr(runtime, "runtime_module", lambda _: module)
+    runtime.load_artifact("eager", Path("model"), device, 16)
+    assert given == [threads]
 
 
 def test_an_artifact_with_another_contract_than_the_archives_is_not_loaded(archive: Path) -> None:
