@@ -83,7 +83,7 @@ def state_kept_between_requests(scene: Scene) -> None:
     life="Labels were sorted by name after training, or read from a set. The logits are right, so nobody looks.",
 )
 def labels_shuffled(scene: Scene) -> None:
-    scene.code("digits-onnx", PREDICTOR, "self.contract.labels[index]", "self.contract.labels[::-1][index]")
+    scene.code("digits-onnx", PREDICTOR, "labels = self.contract.labels\n", "labels = self.contract.labels[::-1]\n")
     scene.serve("digits-onnx")
 
 
@@ -95,7 +95,7 @@ def labels_shuffled(scene: Scene) -> None:
     life="round(score, 3), so that the JSON looks nice.",
 )
 def scores_rounded(scene: Scene) -> None:
-    scene.code("digits-onnx", PREDICTOR, "float(scores[index])", "round(float(scores[index]), 3)")
+    scene.code("digits-onnx", PREDICTOR, '"score": score}', '"score": round(score, 3)}')
     scene.serve("digits-onnx")
 
 
@@ -107,7 +107,8 @@ def scores_rounded(scene: Scene) -> None:
     life="[:k - 1], from a language in which ranges have another end.",
 )
 def top_k_off_by_one(scene: Scene) -> None:
-    scene.code("digits-onnx", PREDICTOR, "[:top_k]\n", "[: max(1, top_k - 1)]\n")
+    named = "        top = best[:, : query.top_k].tolist(), scores[:, : query.top_k].tolist()\n"
+    scene.code("digits-onnx", PREDICTOR, named, named.replace("query.top_k", "max(1, query.top_k - 1)"))
     scene.serve("digits-onnx")
 
 
