@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -41,7 +41,7 @@ def start(run_directory: Path, store: Path, names: list[str], port: int, workers
     """
     running = find(run_directory)
     chosen = choose(manifest.Manifest.read(store), names, run_directory)
-    _check_cores(workers * len(chosen), workers)
+    _check_cores(len(chosen), workers)
     server = new(store, run_directory, port, chosen, workers)
     if running:
         _check_same(running, server, run_directory)
@@ -55,10 +55,11 @@ def start(run_directory: Path, store: Path, names: list[str], port: int, workers
         server.remember(run_directory)
         with log.open("wb") as output:
             process = launch(server, run_directory, chosen, output)
-        _wait_local(server, process, run_directory, log)
-        if workers > 1:
-            _give_workers(server, run_directory, log)
+        with _last_words(log):
             _wait_local(server, process, run_directory, log)
+            if workers > 1:
+                _give_workers(server, run_directory)
+                _wait_local(server, process, run_directory, log)
     except BaseException:
         stop(server, run_directory)
         raise
@@ -117,16 +118,17 @@ def launch(server: Server, run_directory: Path, chosen: Chosen, output: IO[bytes
     )
 
 
-def _check_cores(processes: int, workers: int) -> None:
+def _check_cores(models: int, workers: int) -> None:
     """Raises ValueError where several workers of each model are asked for, and they are more than there are cores."""
-    if workers > 1 and processes > limits.cores():
+    total, most = models * workers, limits.cores()
+    if workers > 1 and total > most:
         raise ValueError(
-            f"--workers {workers} makes {processes} workers in all, and the server may use {limits.cores()} cores. "
+            f"--workers {workers} makes {total} workers in all, and the server may use {most} cores. "
             "Ask for fewer, or serve fewer models."
         )
 
 
-def _give_workers(server: Server, run_directory: Path, log: Path) -> None:
+def _give_workers(server: Server, run_directory: Path) -> None:
     """Each model's default version gets as many as the server was started for. Raises NotServing."""
     for name in server.models:
         try:
@@ -137,8 +139,7 @@ def _give_workers(server: Server, run_directory: Path, log: Path) -> None:
                 check_room(server, default, server.workers - len(default.workers))
                 management.scale(name, default.version, server.workers)
         except (NotServing, requests.RequestException) as error:
-            said = f"The server could not start {server.workers} workers of {name} ({error})."
-            raise NotServing(f"{said} Its last words:\n{tail(log)}") from None
+            raise NotServing(f"The server could not start {server.workers} workers of {name} ({error}).") from None
 
 
 def check_ports(ports: Ports) -> None:
@@ -156,9 +157,14 @@ def check_ports(ports: Ports) -> None:
 
 
 def _wait_local(server: Server, process: "subprocess.Popen[bytes]", run_directory: Path, log: Path) -> None:
-    """Raises NotServing with the log's last lines."""
+    wait(server, process, run_directory, lambda: load_failed(log.read_text(errors="replace")))
+
+
+@contextmanager
+def _last_words(log: Path) -> Iterator[None]:
+    """NotServing is raised with the log's last lines."""
     try:
-        wait(server, process, run_directory, lambda: load_failed(log.read_text(errors="replace")))
+        yield
     except NotServing as error:
         raise NotServing(f"{error} Its last words:\n{tail(log)}") from None
 

@@ -61,6 +61,8 @@ def read_image(body: bytes, spec: ImageInput) -> Pixels:
     """
     with explained(body, spec):
         image = open_image(body, spec)
+        if is_jpeg(image) and not _has_one_scan(image, body):
+            check_scans(image, body)
         pixels = _decode_jpeg(image, body) if is_jpeg(image) else _load(image)
         return _turn(_with_channels(pixels, spec.channels), orientation(image))
 
@@ -88,8 +90,6 @@ def open_image(body: bytes, spec: ImageInput) -> ImageFile:
     """Its header is read and its size checked; no pixel is decoded."""
     image = Image.open(BytesIO(body), formats=FORMATS)
     _check_size(image, spec)
-    if is_jpeg(image) and not _has_one_scan(image, body):
-        check_scans(image, body)
     return image
 
 

@@ -85,6 +85,20 @@ def test_an_archive_is_imported_with_no_repository_in_sight(exported: Workspace,
     assert not {"client", "torchvision", "sklearn", "onnxscript"} & set(modules.split(","))
 
 
+def test_a_package_of_aotinductor_is_loaded_without_torchs_compiler(exported: Workspace) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from export.runtime import load_artifact\n"
+        "load_artifact('aoti', Path('model.pt2'), 'cpu', 1)\n"
+        "print(*sys.modules, sep=',')"
+    )
+    with archive.unpacked(mar(exported, "aoti")) as directory:
+        modules = set(printed(program, directory).split(","))
+    assert "torch" in modules
+    assert not {"torch._dynamo", "torch._inductor"} & modules
+
+
 def test_a_worker_reads_ahead_once_it_is_ready(exported: Workspace) -> None:
     program = (
         "import serve.inprocess\n"

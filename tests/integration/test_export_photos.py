@@ -192,3 +192,15 @@ def test_an_archive_of_photographs_runs_with_no_repository_in_sight(int8: Export
     with archive.unpacked(store / int8.entry.file) as directory:
         modules = printed(program, directory).split(",")
     assert not {"onnx", "torchvision", "sklearn"} & set(modules)
+
+
+def test_nvjpegs_operator_is_found_without_importing_torchvision(int8: Exported, store: Path) -> None:
+    program = (
+        "import sys\n"
+        "from training import inputs_cuda\n"
+        "print(inputs_cuda._operator().default._schema, *sys.modules, sep='\\n')"
+    )
+    with archive.unpacked(store / int8.entry.file) as directory:
+        schema, *modules = printed(program, directory).splitlines()
+    assert schema.startswith("image::decode_jpegs_cuda(Tensor[] encoded_images, int mode, Device device) -> Tensor[]")
+    assert not {"torchvision", "torch._dynamo"} & set(modules)
