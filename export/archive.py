@@ -33,6 +33,7 @@ CODE = (
     "training/decoded.py",
     "training/decoders.py",
     "training/files.py",
+    "training/fit_cuda.py",
     "training/inputs.py",
     "training/inputs_cuda.py",
     "training/npy.py",

@@ -5,7 +5,6 @@ libjpeg-turbo, by some steps of 255. So it is a choice of its own, attested with
 in `export/tolerances.toml`.
 """
 
-import math
 import re
 import struct
 import warnings
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from training.contract import ImageInput
 from training.decoded import BadInput, Decoded, OutOfMemory
+from training.fit_cuda import fit
 from training.inputs import (
     START_OF_SCAN,
     UPRIGHT,
@@ -41,12 +41,6 @@ NO_MEMORY = {5}
 RGB = 3  # torchvision's ImageReadMode
 
 TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 bytes for each
-
-KEPT_SIDE, KEPT = 1024, 256  # the weights of so many lines are kept, of those that are no longer: 0.9 MB each at most
-MULTIPLE = 8  # matrix products are fast with a multiple of so many columns
-INT16 = 1 << 15
-MOST_BITS = 22
-FLOAT32_BITS = 16  # of the weights' fractions: sums of that many times 255 are whole numbers within float32's 24
 
 
 def decode_jpegs(bodies: Sequence[bytes], spec: ImageInput, device: str) -> list[Decoded | BadInput | None]:
@@ -185,66 +179,3 @@ def _fit_all(images: dict[int, Tensor], spec: ImageInput) -> dict[int, Tensor]:
         for part in (indices[start : start + most] for start in range(0, len(indices), most)):
             found |= dict(zip(part, fit([images[index] for index in part], spec), strict=True))
     return found
-
-
-def fit(images: Sequence[Tensor], spec: ImageInput) -> Tensor:
-    """Each uint8 [3, h, w] of one size → uint8 [N, height, width, 3], as `inputs.fit` with "crop" does it, to the bit.
-
-    Like torch's own antialiased scaling, it goes along the rows first and rounds to bytes in between.
-    """
-    device, (height, width) = images[0].device, images[0].shape[1:]
-    size, (top, left) = crop_of(height, width, spec)
-    rows = line(height, size[0], top, spec.height, device)
-    columns = line(width, size[1], left, spec.width, device)
-    used = torch.stack([image[:, rows.pixels, columns.pixels] for image in images])  # [N, 3, used rows, used columns]
-    narrow = (used.to(columns.weights.dtype) @ columns.weights.mT).add_(0.5).trunc_().flatten(0, 1)  # [N * 3, …, width]
-    scaled = (rows.weights.expand(len(narrow), -1, -1) @ narrow.to(rows.weights.dtype)).add_(0.5)
-    planes = scaled.view(len(images), 3, spec.height, spec.width)
-    return planes.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
-
-
-@dataclass(frozen=True)
-class Line:
-    """How a line is scaled: the pixels that count, up to `MULTIPLE` more, and what each adds to each wanted one."""
-
-    pixels: slice
-    weights: Tensor  # [wanted, pixels]
-
-
-def line(size: int, scaled: int, start: int, length: int, device: torch.device) -> Line:
-    """A line of `size` pixels is scaled to `scaled`, of which `length` are wanted, from `start` on.
-
-    A triangle as wide as the scale. As in torch's antialiased scaling of bytes (`UpSampleKernel.cpp`) each weight is a
-    whole number over a power of two, so large that the largest fits into 16 bits; every sum of them is exact here too,
-    and rounds to a byte: weights are never negative, and add up to 1 within what rounding them leaves.
-    """
-    return (_kept if size <= KEPT_SIDE else _made)(size, scaled, start, length, device)
-
-
-def _made(size: int, scaled: int, start: int, length: int, device: torch.device) -> Line:
-    scale = size / scaled
-    support = max(scale, 1.0)
-    centres = scale * (torch.arange(scaled, dtype=torch.float64) + 0.5)[:, None]  # [scaled, 1]
-    first = (centres - support + 0.5).long().clamp(min=0)
-    behind = (centres + support + 0.5).long().clamp(max=size)
-    pixels = first + torch.arange(2 * math.ceil(support) + 1)[None]  # [scaled, taps]
-    shares = (1 - ((pixels - centres + 0.5) * (1 / support)).abs()).clamp(min=0)
-    shares = torch.where(pixels < behind, shares, 0.0)
-    shares /= shares.sum(1, keepdim=True)
-    largest = shares.max().item()
-    bits = next((bits for bits in range(MOST_BITS) if int(0.5 + largest * 2 ** (bits + 1)) >= INT16), MOST_BITS)
-    wanted = slice(start, start + length)
-    whole = (0.5 + shares[wanted] * 2.0**bits).floor() / 2.0**bits
-    weights = torch.zeros(length, size, dtype=torch.float64).scatter_add_(1, pixels[wanted].clamp(max=size - 1), whole)
-    used = _widened(int(first[start]), int(behind[start + length - 1]), size)
-    return Line(used, weights[:, used].to(device, torch.float32 if bits <= FLOAT32_BITS else torch.float64))
-
-
-def _widened(start: int, end: int, size: int) -> slice:
-    """The pixels from `start` to `end` and as many more as make a multiple of `MULTIPLE`, where there are so many."""
-    length = min(size, math.ceil((end - start) / MULTIPLE) * MULTIPLE)
-    start = min(start, size - length)
-    return slice(start, start + length)
-
-
-_kept = lru_cache(KEPT)(_made)

@@ -14,10 +14,8 @@ from training import decoders, inputs_cuda
 from training.contract import ImageInput
 from training.decoded import BadInput, Decoded, OutOfMemory
 from training.decoders import CPU, DECODERS, NVJPEG, NVJPEG_OR_CPU, Decoder, decoder_named, unsuited
-from training.inputs import UPRIGHT, decode, fit, read_image
+from training.inputs import UPRIGHT, decode, read_image
 from training.models.photos import INPUT
-
-SIZES = [(8, 8), (10, 100), (224, 224), (256, 256), (257, 300), (375, 500), (500, 375), (1024, 1500), (2250, 3000)]
 
 
 def photo(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
@@ -65,30 +63,6 @@ def as_stored(body: bytes) -> np.ndarray:
     pixels = read_image(body, INPUT)
     axes, swapped = UPRIGHT.get(Image.open(BytesIO(body)).getexif().get(0x0112, 1), ((), False))
     return np.ascontiguousarray(np.flip(pixels.swapaxes(0, 1) if swapped else pixels, axes))
-
-
-@pytest.mark.parametrize(("height", "width"), SIZES)
-def test_two_matrix_products_scale_and_crop_to_the_very_bits(height: int, width: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
-    pixels[1] = np.where(pixels[1] > 127, 255, 0)
-    found = inputs_cuda.fit([*torch.from_numpy(pixels).permute(0, 3, 1, 2)], INPUT)
-    np.testing.assert_array_equal(found.numpy(), [fit(one, INPUT) for one in pixels])
-
-
-def test_scaling_is_exact_for_any_size() -> None:
-    dice = np.random.default_rng(1)
-    for height, width in dice.integers(100, 1600, (25, 2)).tolist():
-        pixels = dice.integers(0, 256, (height, width, 3), np.uint8)
-        found = inputs_cuda.fit([torch.from_numpy(pixels).permute(2, 0, 1)], INPUT)
-        np.testing.assert_array_equal(found[0].numpy(), fit(pixels, INPUT), err_msg=f"{height} × {width}")
-
-
-def test_lines_are_kept_when_they_are_short() -> None:
-    device = torch.device("cpu")
-    kept = inputs_cuda.line(500, 341, 58, 224, device)
-    assert inputs_cuda.line(500, 341, 58, 224, device) is kept
-    long = inputs_cuda.KEPT_SIDE + 1
-    assert inputs_cuda.line(long, 341, 58, 224, device) is not inputs_cuda.line(long, 341, 58, 224, device)
 
 
 @pytest.mark.parametrize("orientation", [1, *UPRIGHT])
