@@ -40,13 +40,14 @@ def test_scaling_is_exact_for_any_size(device: str) -> None:
 
 @pytest.mark.parametrize("size", [8, 224, 500, 1_000, 1_024, 1_025, 4_000, 20_000])
 def test_sums_in_float32_are_exact_in_whatever_order(size: int) -> None:
-    """Whole numbers below 2 ** 24 are: those of each part, and of both, over the largest pixels."""
+    """Whole numbers below 2 ** 24 are: those of each part, and of both with the half, over the largest pixels."""
     found = line(size, 256, 16, 224, CPU)
     coarse, fine = (255 * part.double().sum(1) for part in (found.coarse, found.fine))
     assert max(found.coarse.max(), found.fine.max()) < COARSE
+    assert (COARSE * coarse + fine).max() + 2 ** (found.bits - 1) < 256 * 2**found.bits  # rounds to 255
     if found.bits <= FLOAT32_BITS:
         assert max(coarse.max(), fine.max()) < 2**24
-        assert (COARSE * coarse + fine).max() + 2 ** (found.bits - 1) < 2**24
+        assert 256 * 2**found.bits <= 2**24
     assert all(torch.equal(part, part.floor()) and part.min() >= 0 for part in (found.coarse, found.fine))
 
 
