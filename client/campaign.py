@@ -57,8 +57,8 @@ class Campaign:
     @property
     def limited_by_generator(self) -> bool:
         """Whether the lowest rate that did not hold failed for the generator's own lateness."""
-        held = {trial["rate"] for trial in self.trials if trial["outcome"] == "holds"}
-        failed = [trial for trial in self.trials if trial["rate"] not in held]
+        verdicts = {trial["rate"]: trial for trial in self.trials}  # the last one, where a rate was tried again
+        failed = [trial for trial in verdicts.values() if trial["outcome"] != "holds"]
         lowest = min(failed, key=lambda trial: float(trial["rate"] or 0), default=None)
         return lowest is not None and lowest["outcome"] == lowest["rejection"]
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,16 +54,19 @@ def fit(images: Sequence[Tensor], spec: ImageInput) -> Tensor:
 def _along(way: Line, pixels: Tensor) -> Tensor:
     """uint8 [B, used, m] → uint8 [B, wanted, m]. Every sum is exact, in whatever order; the cast cuts its fraction off.
 
-    A GPU multiplies float16 several times as fast as float32, and adds up in float32.
+    A GPU multiplies float16 several times as fast as float32, and adds up in float32, which the CPU's torch does not.
     """
     unit = 2.0**-way.bits
-    if pixels.is_cuda and way.bits <= FLOAT32_BITS:
-        right = pixels.to(torch.float16)
-        coarse, fine = (weights.expand(len(pixels), -1, -1) for weights in (way.coarse, way.fine))
-        sums = torch.bmm(fine, right, out_dtype=torch.float32)
-        sums = torch.baddbmm(sums, coarse, right, out_dtype=torch.float32, beta=unit, alpha=COARSE * unit)
+    if way.bits > FLOAT32_BITS:
+        weights = COARSE * way.coarse.double() + way.fine.double()
+        sums = torch.bmm(weights.expand(len(pixels), -1, -1), pixels.double()).mul_(unit)
     else:
-        sums = ((COARSE * way.coarse.double() + way.fine.double()) @ pixels.double()).mul_(unit)
+        kind = torch.float16 if pixels.is_cuda else torch.float32
+        wide: dict[str, Any] = {"out_dtype": torch.float32} if pixels.is_cuda else {}
+        coarse, fine = (part.to(kind).expand(len(pixels), -1, -1) for part in (way.coarse, way.fine))
+        right = pixels.to(kind)
+        sums = torch.bmm(fine, right, **wide)
+        sums = torch.baddbmm(sums, coarse, right, beta=unit, alpha=COARSE * unit, **wide)
     return sums.add_(0.5).to(torch.uint8)
 
 

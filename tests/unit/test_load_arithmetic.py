@@ -7,6 +7,7 @@ import pytest
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 from client.arrivals import Arrival, schedule
+from client.campaign import Campaign
 from client.find_max import RESOLUTION, STEPS, bisect, confirm
 from client.generators import Run
 from client.histogram import Histogram
@@ -151,6 +152,30 @@ def test_a_run_is_rejected_when_the_generator_was_late(latency: float, late: flo
     rejection = result(latency, late).rejection
     assert (rejection is None) == believed
     assert rejection is None or rejection.startswith(f"The generator itself was late, by {1e3 * late:.1f} ms at p99")
+
+
+HOLDS = {"outcome": "holds", "rejection": None}
+MISSED = {"outcome": "p99 is 52.2 ms, over 50 ms.", "rejection": None}
+LATE = {"outcome": "The generator itself was late.", "rejection": "The generator itself was late."}
+
+
+@pytest.mark.parametrize(
+    ("trials", "limited"),
+    [
+        ([(10, HOLDS)], False),
+        ([(10, HOLDS), (20, LATE), (20, LATE), (15, HOLDS)], True),
+        ([(10, HOLDS), (20, LATE), (20, MISSED), (15, HOLDS)], False),  # the second trial of a rate is what counts
+        ([(10, HOLDS), (20, LATE), (20, HOLDS), (25, MISSED)], False),
+        ([(20, MISSED), (15, LATE), (15, LATE)], True),
+        ([(20, LATE), (20, LATE), (15, MISSED)], False),
+    ],
+)
+def test_the_lowest_rate_that_did_not_hold_says_whose_limit_was_found(
+    trials: list[tuple[float, dict[str, str | None]]], limited: bool
+) -> None:
+    campaign = Campaign.__new__(Campaign)
+    campaign.trials = [{"rate": rate, **trial} for rate, trial in trials]
+    assert campaign.limited_by_generator == limited
 
 
 def test_a_closed_loop_is_rejected_when_a_process_had_no_time_left() -> None:
