@@ -54,7 +54,8 @@ def fit(images: Sequence[Tensor], spec: ImageInput) -> Tensor:
 def _along(way: Line, pixels: Tensor) -> Tensor:
     """uint8 [B, used, m] → uint8 [B, wanted, m]. Every sum is exact, in whatever order; the cast cuts its fraction off.
 
-    A GPU multiplies float16 several times as fast as float32, and adds up in float32, which the CPU's torch does not.
+    A GPU multiplies float16 several times as fast as float32, and adds up in float32. On a CPU torch can't do that, and
+    float32 takes its place.
     """
     unit = 2.0**-way.bits
     if way.bits > FLOAT32_BITS:

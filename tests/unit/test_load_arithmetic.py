@@ -166,6 +166,8 @@ LATE = {"outcome": "The generator itself was late.", "rejection": "The generator
         ([(10, HOLDS), (20, LATE), (20, LATE), (15, HOLDS)], True),
         ([(10, HOLDS), (20, LATE), (20, MISSED), (15, HOLDS)], False),  # the second trial of a rate is what counts
         ([(10, HOLDS), (20, LATE), (20, HOLDS), (25, MISSED)], False),
+        ([(20, HOLDS), (25, LATE), (25, LATE), (20, MISSED), (19, HOLDS)], False),  # one that held must do so again
+        ([(20, HOLDS), (25, MISSED), (20, LATE), (20, LATE), (19, HOLDS)], True),
         ([(20, MISSED), (15, LATE), (15, LATE)], True),
         ([(20, LATE), (20, LATE), (15, MISSED)], False),
     ],
