@@ -17,9 +17,10 @@ ARTIFACTS := artifacts/$(MODEL)
 TRAINED := $(ARTIFACTS)/weights.safetensors $(ARTIFACTS)/contract.json $(ARTIFACTS)/metrics.json
 EXPORTED := model_store/.exported-$(MODEL)
 
-TRAINING_SOURCES := $(wildcard training/*.py training/models/__init__.py training/models/$(MODEL).py)
-EXPORT_SOURCES := $(wildcard export/*.py export/*.toml export/runtimes/*.py)
-ARCHIVED_SOURCES := $(wildcard serve/__init__.py serve/handler.py serve/inprocess.py serve/messages.py serve/metrics.py serve/predictor.py serve/protocol.py serve/read_ahead.py)
+INFERENCE := $(shell find inference -name '*.py' -o -name '*.toml')
+INPUTS := $(filter inference/contract.py inference/weights.py inference/inputs/%,$(INFERENCE))
+TRAINING_SOURCES := $(wildcard training/*.py models/data/*.py models/__init__.py models/$(MODEL).py) $(INPUTS)
+EXPORT_SOURCES := $(wildcard export/*.py serve/torchserve/handler.py) $(INFERENCE)
 
 # A seven where there is one, or the first that training kept.
 SAMPLE = $(or $(firstword $(wildcard $(ARTIFACTS)/samples/seven.png $(ARTIFACTS)/samples/*)),$(ARTIFACTS)/samples)
@@ -104,6 +105,6 @@ $(INSTALLED): requirements.lock
 $(TRAINED) &: $(INSTALLED) $(TRAINING_SOURCES)
 	$(PYTHON) -m training $(MODEL)
 
-$(EXPORTED): $(TRAINED) $(EXPORT_SOURCES) $(ARCHIVED_SOURCES)
-	$(PYTHON) -m export $(MODEL) $(if $(filter $(TRAINED) export/goldens.py export/requests.py,$?),--new-goldens)
+$(EXPORTED): $(TRAINED) $(EXPORT_SOURCES)
+	$(PYTHON) -m export $(MODEL) $(if $(filter $(TRAINED) inference/goldens.py inference/inputs/%,$?),--new-goldens)
 	@touch $@

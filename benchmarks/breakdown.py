@@ -19,11 +19,11 @@ from benchmarks.pictures import pictures
 from benchmarks.processes import divide
 from benchmarks.servers import RESULTS, subject_of
 from benchmarks.venvs import scratch
-from client.environment import environment
-from export.archive import unpacked
-from export.manifest import Manifest
-from training.commands import run
-from training.files import publish
+from inference.store.archive import unpacked
+from inference.store.manifest import Manifest
+from inference.tools.commands import run
+from inference.tools.environment import environment
+from inference.tools.files import publish
 
 WARM_UP = 1.0
 

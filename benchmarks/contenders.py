@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.venvs import python, versions
-from export.archive import environment
-from export.goldens import Goldens
-from export.manifest import Archive
-from export.parity import Tolerance
+from inference.goldens import Goldens
+from inference.parity import Tolerance
+from inference.store.archive import environment
+from inference.store.manifest import Archive
 from serve import server
-from serve.management import Management
-from serve.record import read_keys
-from serve.torchserve import Ports, command, configuration
+from serve.torchserve.launch import Ports, command, configuration
+from serve.torchserve.management import Management
+from serve.torchserve.record import read_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALE_SECONDS = 60
@@ -89,11 +89,7 @@ def archive_environment(subject: Subject) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(subject.folder), str(ROOT), inherited["PYTHONPATH"]])),
         "PYTHONDONTWRITEBYTECODE": "1",
         "BENCH_ARCHIVE": str(subject.folder),
-        "BENCH_RUNTIME": subject.archive.runtime,
-        "BENCH_NAME": subject.name,
-        "BENCH_VERSION": subject.archive.version,
         "BENCH_DEVICE": "cpu" if subject.archive.device == "cpu" else f"{subject.archive.device}:0",
-        "BENCH_DECODER": subject.archive.decoder,
         "BENCH_BATCH": str(subject.archive.batch_size),
     }
 

@@ -1,7 +1,7 @@
 """What decodes a JPEG, how fast, and how far from Pillow: `python -m benchmarks.decoders`.
 
-The evidence for the choice in `training/inputs.py`. It is run in an environment that has torchcodec beside what this
-project installs.
+The evidence for the choice in `inference/inputs/image/decode.py`. It is run in an environment that has torchcodec
+beside what this project installs.
 """
 
 import json
@@ -20,11 +20,11 @@ from PIL import Image
 
 from benchmarks.pictures import pictures
 from benchmarks.venvs import python, scratch
-from client.environment import environment
-from training.commands import run
-from training.decoded import Pixels
-from training.files import publish
-from training.versions import versions
+from inference.base import Pixels
+from inference.tools.commands import run
+from inference.tools.environment import environment
+from inference.tools.files import publish
+from inference.tools.versions import versions
 
 SIZES = {"500 × 375": (500, 375, 16), "1280 × 960": (1280, 960, 6), "3000 × 2250": (3000, 2250, 2)}
 PACKAGES = ("pillow", "simplejpeg", "torchvision", "torchcodec")

@@ -1,6 +1,6 @@
 """How far each runtime on another device is from eager on the CPU: `python -m benchmarks.devices digits cuda:0`.
 
-Prints what the rows of `export/tolerances.toml` are made of.
+Prints what the rows of `inference/tolerances.toml` are made of.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,14 +10,15 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from export import parity
 from export.accuracy import answer
-from export.goldens import Goldens
-from export.runtime import Loaded, Logits, as_array, load_artifact, runtime_module, runtime_names
 from export.trained import load_trained
-from training.commands import run
-from training.decoded import Decoded, Pixels
-from training.decoders import CPU, NVJPEG_OR_CPU, decoder_named
+from inference import parity
+from inference.base import Decoded, Pixels
+from inference.goldens import Goldens
+from inference.inputs.image.decoders import CPU, NVJPEG_OR_CPU, decoder_named
+from inference.runtime import Loaded, Logits, as_array, load_artifact, runtime_module, runtime_names
+from inference.tools.commands import run
+from models import make_network
 
 UNLIMITED = parity.Tolerance(float("inf"), 0, 0, "only measured")
 BATCH = 32
@@ -31,7 +32,7 @@ def runtimes(folder: Path, device: str) -> Iterator[tuple[str, Loaded]]:
             print(f"{name:16} {module.ARTIFACT} was not exported")
             continue
         try:
-            yield name, load_artifact(name, folder / module.ARTIFACT, device, 1)
+            yield name, load_artifact(name, folder / module.ARTIFACT, device, 1, make_network)
         except ValueError as error:
             print(f"{name:16} {error}")
 

@@ -19,21 +19,22 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from benchmarks.random_requests import RandomRequests
-from client.asker import Asked, Asker
 from client.cannot_check import no_crash_is_a_difference
 from client.client import Client
 from client.connection import ONCE
 from client.errors import ClientError
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.payloads import images_per_request
-from client.store_names import served_names
-from export import parity
-from export.goldens import Goldens
-from export.manifest import Archive, Manifest, check
+from client.verify.asker import Asked, Asker
+from client.verify.store_names import served_names
 from export.pipeline import answered_by_eager
-from export.runtime import Loaded, load_artifact
 from export.trained import Trained, load_trained
-from training.commands import run
+from inference import parity
+from inference.goldens import Goldens
+from inference.runtime import Loaded, load_artifact
+from inference.store.manifest import Archive, Manifest, check
+from inference.tools.commands import run
+from models import make_network
 
 CHUNK = 500  # inputs that are held in memory at once
 CONCURRENT = 32  # requests in flight, at most
@@ -100,7 +101,7 @@ def suspects(names: list[str], manifest: Manifest, trained: Trained, http_only: 
 
 def _artifact(archive: Archive, trained: Trained) -> Loaded:
     device = "cpu" if archive.device == "cpu" else "cuda:0"
-    loaded = load_artifact(archive.runtime, trained.path.with_name(archive.artifact), device, 1)
+    loaded = load_artifact(archive.runtime, trained.path.with_name(archive.artifact), device, 1, make_network)
     if loaded.weights != trained.digest:
         raise ValueError(f"{archive.artifact} is of other weights. Export again: python -m export {archive.model}")
     return loaded

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.adapted import answer, load
-from export.goldens import Goldens
-from serve.messages import Query, Request
-from serve.predictor import Predictor
-from serve.protocol import NPY
-from training.decoded import Decoded
+from inference.base import Decoded
+from inference.goldens import Goldens
+from inference.messages import Query, Request
+from inference.predictor import Predictor
+from inference.protocol import NPY
 
 
 def run(predictor: Predictor, bodies: list[bytes], seconds: float) -> dict[str, Any]:
@@ -46,7 +46,7 @@ STEPS = ("JPEG decode", "resize and crop", "network", "top-5 as JSON")
 
 def steps(predictor: Predictor, bodies: list[bytes], seconds: float) -> dict[str, float]:
     """Median seconds for one picture, step by step and as a whole. The rest is checks, copies and headers."""
-    from training.inputs import fit, read_image
+    from inference.inputs.image.decode import fit, read_image
 
     times: dict[str, list[float]] = {step: [] for step in (*STEPS, "whole")}
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from benchmarks.contenders import Launch, Place, Subject, archive_environment
 from benchmarks.generator import Broken, Connection, Task, request
 from benchmarks.processes import Cores, Tree, launch, pinned, spent
-from export import parity
-from serve.protocol import ATTESTED, NPY
-from training.decoders import CPU, NVJPEG
+from inference import parity
+from inference.inputs.image.decoders import CPU, NVJPEG
+from inference.protocol import ATTESTED, NPY
 
 START_SECONDS = 120
 LOOK_SECONDS = 0.05

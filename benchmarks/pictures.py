@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.venvs import scratch
-from training.files import publish
+from inference.tools.files import publish
 
 QUALITY = 90
 

@@ -4,10 +4,10 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from client.payloads import payload
-from export.requests import PHOTO_FORMS, Size
-from training.contract import ImageInput
-from training.decoded import Pixels
-from training.inputs import MOST_OBLONG, decode
+from inference.base import Pixels
+from inference.contract import ImageInput
+from inference.inputs.image.decode import MOST_OBLONG, decode
+from inference.inputs.image.forms import PHOTO_FORMS, Size
 
 LONGEST = 300  # pixels of a side
 KINDS = ("picture", "noise", "smooth noise", "flat")

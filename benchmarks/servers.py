@@ -29,14 +29,15 @@ from benchmarks.processes import divide
 from benchmarks.statistic import ALONE, Row, row
 from benchmarks.stock import STOCK, NotPossible
 from benchmarks.venvs import SHARED, NotInstalled, scratch, versions
-from client.environment import environment
-from export import manifest, parity
-from export.archive import read_goldens, unpacked
-from serve.record import NotServing
+from inference import parity
+from inference.store import manifest
+from inference.store.archive import read_goldens, unpacked
+from inference.tools.commands import run
+from inference.tools.environment import environment
+from inference.tools.files import publish
 from serve.server import check_ports
-from serve.torchserve import Ports
-from training.commands import run
-from training.files import publish
+from serve.torchserve.launch import Ports
+from serve.torchserve.record import NotServing
 
 RESULTS = Path(__file__).with_name("results")
 ALONE_TITLE = "in process, no server"

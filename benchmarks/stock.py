@@ -6,9 +6,9 @@ import zipfile
 from pathlib import Path
 
 from benchmarks.contenders import Contender, Launch, Place, Subject
-from export.archive import environment
-from export.manifest import Manifest
-from serve.torchserve import Ports, command
+from inference.store.archive import environment
+from inference.store.manifest import Manifest
+from serve.torchserve.launch import Ports, command
 
 HANDLER = Path(__file__).with_name("peers") / "stock" / "handler.py"
 NOTE = (

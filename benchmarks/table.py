@@ -9,8 +9,8 @@ import typer
 
 from benchmarks.markdown import number, put, table
 from benchmarks.statistic import ALONE, Row, ranked, sound
-from training.commands import run
-from training.files import publish
+from inference.tools.commands import run
+from inference.tools.files import publish
 
 RESULTS = Path(__file__).with_name("results")
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"

@@ -4,13 +4,13 @@ import sys
 
 import typer
 
-from client.compare import compare
+from client.compare.command import compare
 from client.errors import ClientError
-from client.load import load
+from client.load.command import load
 from client.models import models
 from client.predict import predict
-from client.verify import verify
-from training.commands import run
+from client.verify.command import verify
+from inference.tools.commands import run
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 app.command()(predict)

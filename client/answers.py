@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from client.errors import ServerFailed
 from client.payloads import Payload
-from serve.protocol import ATTESTED
+from inference.protocol import ATTESTED
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]

@@ -3,8 +3,8 @@
 from contextlib import AbstractContextManager
 
 from client.errors import ClientError
-from training import commands
-from training.commands import CannotCheck
+from inference.tools import commands
+from inference.tools.commands import CannotCheck
 
 __all__ = ["CannotCheck", "no_crash_is_a_difference"]
 

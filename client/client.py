@@ -33,8 +33,8 @@ from client.connection import (
 from client.errors import ClientError, TimedOut
 from client.payloads import ANY_BYTES, Input, Payload, payload
 from client.tokens import TokenSource, is_local
-from serve.protocol import JSON, NPY, TOP_K
-from training.decoded import BadInput
+from inference.base import BadInput
+from inference.protocol import JSON, NPY, TOP_K
 
 CONNECTIONS = 32
 
@@ -147,7 +147,7 @@ class Client:
         return self.attested_logits(source, model)[0]
 
     def attested_logits(self, source: Input, model: str) -> tuple[Logits, dict[str, str]]:
-        """The logits, and what the response attested of the model that computed them (`serve.protocol.ATTESTED`)."""
+        """The logits, and what the response attested of the model that computed them (`ATTESTED`)."""
         sent = payload(source)
         response = self._ask(sent, model, {"Accept": NPY})
         return answers.logits(response, sent, model), answers.attested(response.headers)

@@ -11,7 +11,15 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
 from client import errors
-from client.errors import BUSY, ClientError, ServerFailed, TimedOut, TokenRejected, Unreachable, WorkerDied
+from client.errors import (
+    BUSY,
+    ClientError,
+    ServerFailed,
+    TimedOut,
+    TokenRejected,
+    Unreachable,
+    WorkerDied,
+)
 from client.tokens import Bearer, TokenSource, Use
 
 Timeout = tuple[float, float]

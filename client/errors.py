@@ -9,7 +9,7 @@
     └── ServerFailed       5xx, an answer that broke off, or one that makes no sense
         └── WorkerDied     … because the worker that computed it was lost
 
-An input that is refused before anything is sent is `training.decoded.BadInput`, a ValueError, or the file's OSError.
+An input that is refused before anything is sent is `inference.base.BadInput`, a ValueError, or the file's OSError.
 """
 
 import json

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base as Exif
 
-from serve.protocol import BODY_LIMIT, NPY
-from training.contract import Contract
-from training.decoded import BadInput
+from inference.base import BadInput
+from inference.contract import Contract
+from inference.protocol import BODY_LIMIT, NPY
 
 Input = bytes | str | Path | Image.Image | NDArray[np.uint8]
 

@@ -20,9 +20,9 @@ from client.connection import ANSWER_SECONDS, CONNECT_SECONDS
 from client.errors import BUSY, ClientError, TimedOut, TokenRejected, UnknownModel, Unreachable
 from client.options import Seconds, Url
 from client.payloads import Input
-from serve.protocol import BODY_LIMIT
-from training.decoded import BadInput
-from training.files import publish
+from inference.base import BadInput
+from inference.protocol import BODY_LIMIT
+from inference.tools.files import publish
 
 DEFAULT_MODEL = "digits-onnx"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")

@@ -9,16 +9,16 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from export.archive import archive_name
-from export.bisect import bisect
-from export.calibrate import calibrate
-from export.on_torch import check_device
-from export.parity import decoding, unmeasured
+from export.calibration.calibrate import calibrate
+from export.diagnose.bisect import bisect
 from export.pipeline import Exported, export_runtime, goldens_of
-from export.runtime import float32_names, runtime_module
 from export.trained import Trained, load_trained
-from training.commands import run
-from training.decoders import CPU, NVJPEG, unsuited
+from inference.inputs.image.decoders import CPU, NVJPEG, unsuited
+from inference.parity import decoding, unmeasured
+from inference.runtime import float32_names, runtime_module
+from inference.store.archive import archive_name
+from inference.tools.commands import run
+from inference.torch_graph import check_device
 
 FURTHER: dict[str, Callable[..., None]] = {"bisect": bisect, "calibrate": calibrate}
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export import parity
-from export.runtime import Loaded
 from export.trained import Trained
-from training.decoded import Pixels
-from training.models import Split
+from inference import parity
+from inference.base import Pixels
+from inference.runtime import Loaded
+from models import Split
 
 
 @dataclass(frozen=True)

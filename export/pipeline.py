@@ -12,18 +12,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export import archive, hops, manifest, parity
+from export import archive
 from export.accuracy import Accuracies, answer, compare_accuracy
-from export.goldens import Goldens
-from export.requests import make_requests
-from export.runtime import Loaded, device_kind, load_artifact, runtime_module
 from export.trained import Trained
-from training.decoded import Pixels, out_of_memory
-from training.decoders import CPU
-from training.files import publish
-from training.inputs import decode
-from training.models import model_module
-from training.versions import versions
+from inference import parity
+from inference.base import Pixels, out_of_memory
+from inference.bundle import Bundle
+from inference.goldens import Goldens
+from inference.inputs.image.decode import decode
+from inference.inputs.image.decoders import CPU
+from inference.inputs.image.forms import make_requests
+from inference.runtime import Loaded, device_kind, load_artifact, runtime_module
+from inference.selfcheck import inprocess_hops
+from inference.store import manifest
+from inference.store.archive import archive_file, archive_name, unpacked
+from inference.tools.files import publish
+from inference.tools.versions import versions
+from models import make_network, model_module
 
 PACKAGES = (
     *("numpy", "pillow", "simplejpeg", "torch", "torchvision", "onnx", "onnxruntime-gpu"),
@@ -102,21 +107,29 @@ def export_runtime(
     start = time.perf_counter()
     model = trained.contract.model
     artifact = trained.path.with_name(runtime_module(runtime).ARTIFACT)
-    name = archive.archive_name(model, runtime)
-    service = archive.Service(name, version, runtime, device, decoder, model_module(model).SERVED_BATCH[device])
+    name = archive_name(model, runtime)
+    bundle = Bundle(
+        name=name,
+        version=version,
+        runtime=runtime,
+        device=device,
+        decoder=decoder,
+        batch_size=model_module(model).SERVED_BATCH[device],
+        model_file=f"models/{model}.py",
+    )
     with (
         tempfile.TemporaryDirectory() as scratch,
         publish(artifact) as artifact_draft,
-        publish(store / archive.archive_file(name, version)) as archive_draft,
+        publish(store / archive_file(name, version)) as archive_draft,
     ):
         with out_of_memory():
             runtime_module(runtime).export(trained, artifact_draft, device)
         loaded, verdict = compare_artifact(artifact_draft, trained, goldens, runtime, device)
         accuracies = compare_accuracy(loaded, trained, runtime)
-        packed = Path(scratch, archive.archive_file(name, version))
+        packed = Path(scratch, archive_file(name, version))
         beside = {file: trained.path.with_name(file) for file in ("contract.json", "goldens.npz")}
-        _pack(packed, trained, goldens, service, {artifact.name: artifact_draft, **beside})
-        entry = _entry(packed, trained, loaded, accuracies, service, time.perf_counter() - start)
+        _pack(packed, trained, goldens, bundle, {artifact.name: artifact_draft, **beside})
+        entry = _entry(packed, trained, loaded, accuracies, bundle, time.perf_counter() - start)
         shutil.copyfile(packed, archive_draft)
     outdated = manifest.add(store, name, entry)
     return Exported(name, entry, verdict, outdated)
@@ -126,7 +139,7 @@ def compare_artifact(
     path: Path, trained: Trained, goldens: Goldens, runtime: str, device: str
 ) -> tuple[Loaded, parity.Comparison]:
     """Loads an artifact back and compares it with eager at every batch size. Raises ValueError when they differ."""
-    loaded = load_artifact(runtime, path, device, COMPARED_THREADS)
+    loaded = load_artifact(runtime, path, device, COMPARED_THREADS, make_network)
     if (loaded.contract, loaded.weights) != (trained.contract, trained.digest):
         raise ValueError(f"The {runtime} artifact doesn't carry the contract and weights that it was made from.")
     limit = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device)
@@ -141,11 +154,11 @@ def compare_artifact(
     return loaded, verdict
 
 
-def _pack(packed: Path, trained: Trained, goldens: Goldens, service: archive.Service, files: dict[str, Path]) -> None:
+def _pack(packed: Path, trained: Trained, goldens: Goldens, bundle: Bundle, files: dict[str, Path]) -> None:
     """Packs an archive and runs it. Raises ValueError when it can't be made, does not run, or differs from eager."""
     try:
-        archive.pack(packed, files, trained.contract, service)
-        found = hops.inprocess_hops(packed, goldens, service.runtime, COMPARED_THREADS)
+        archive.pack(packed, files, trained.contract, bundle)
+        found = inprocess_hops(packed, goldens, bundle.runtime, COMPARED_THREADS)
     except RuntimeError as error:
         raise ValueError(f"{packed.name} was not published. {error}") from error
     for hop in found:
@@ -160,7 +173,7 @@ def _entry(
     trained: Trained,
     loaded: Loaded,
     accuracies: Accuracies | None,
-    service: archive.Service,
+    bundle: Bundle,
     seconds: float,
 ) -> manifest.Archive:
     file = manifest.describe(packed)
@@ -169,26 +182,26 @@ def _entry(
         sha256=file.sha256,
         bytes=file.bytes,
         model=trained.contract.model,
-        runtime=service.runtime,
-        version=service.version,
+        runtime=bundle.runtime,
+        version=bundle.version,
         device=device_kind(loaded.device),
         provider=loaded.provider,
         precision=loaded.precision,
         tf32=loaded.tf32,
-        artifact=runtime_module(service.runtime).ARTIFACT,
+        artifact=runtime_module(bundle.runtime).ARTIFACT,
         weights=trained.digest,
         contract=trained.contract.digest,
         export_seconds=round(seconds, 3),
         files=_contents(packed),
         versions=versions(PACKAGES),
-        batch_size=service.batch_size,
-        decoder=service.decoder,
+        batch_size=bundle.batch_size,
+        decoder=bundle.decoder,
         accuracy=accuracies.artifact if accuracies else None,
         eager_accuracy=accuracies.eager if accuracies else None,
     )
 
 
 def _contents(packed: Path) -> dict[str, manifest.File]:
-    with archive.unpacked(packed) as directory:
+    with unpacked(packed) as directory:
         paths = sorted(path for path in directory.rglob("*") if path.is_file())
         return {str(path.relative_to(directory)): manifest.describe(path) for path in paths}

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from export.runtime import CONTRACT, WEIGHTS
-from training import weights
-from training.contract import Contract
-from training.files import sha256
-from training.models import Data, model_module
+from inference import weights
+from inference.base import Pixels
+from inference.contract import Contract
+from inference.runtime import CONTRACT, WEIGHTS
+from inference.tools.files import sha256
+from models import Data, make_network, model_module
+
+CALIBRATION = 128
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ class Trained:
         return torch.from_numpy(generator.integers(0, 256, (2, *self.contract.input.shape), np.uint8))
 
     @property
+    def calibration(self) -> Pixels:
+        """At most `CALIBRATION` rows from all over the validation split: none that the accuracy is measured on."""
+        images = self.data.validation.images
+        chosen: Pixels = images[np.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).astype(int)]
+        return chosen
+
+    @property
     def metadata(self) -> dict[str, str]:
         """What every artifact carries."""
         return {CONTRACT: self.contract.to_json(), WEIGHTS: self.digest}
@@ -66,7 +76,7 @@ def load_trained(model: str, artifacts: Path, data_directory: Path = Path("data"
     digest = sha256(path)
     if metrics["weights_sha256"] != digest:
         raise ValueError(f"{path} is not the file whose accuracy {metrics_path} states. Train again, or restore it.")
-    network, contract = weights.read(path)
+    network, contract = weights.read(path, make_network)
     if Contract.read(path.with_name("contract.json")) != contract:
         raise ValueError(f"{path} carries another contract than the contract.json beside it. Train again.")
     return Trained(network, contract, path, digest, metrics, data_directory)

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from inference.tools.commands import run
 from serve import operate, server, supervisor
 from serve.access import KEY_FILE, Tokens
 from serve.gateway import SOCKET, Control, let_in
 from serve.operate import RUN_DIRECTORY
 from serve.promotion import operating
-from serve.record import recall
+from serve.torchserve.record import recall
 from serve.versions import NAME as PROMOTED
-from training.commands import run
 
 
 class Device(StrEnum):

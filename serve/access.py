@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.files import publish
+from inference.tools.files import publish
 
 KEY_FILE = "key_file.json"
 

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from serve.record import NotServing, Server, read_keys, recall
+from serve.torchserve.record import NotServing, Server, read_keys, recall
 
 MANAGEMENT_SECONDS = 3  # Prometheus waits 5 s for all of a scrape
 

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from inference.protocol import BODY_LIMIT
 from serve.access import Tokens
-from serve.protocol import BODY_LIMIT
-from serve.record import NotServing
-from serve.torchserve import Ports
+from serve.torchserve.launch import Ports
+from serve.torchserve.record import NotServing
 
 HERE = Path(__file__).resolve().parent
 SOCKET = "gateway.sock"

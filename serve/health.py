@@ -8,12 +8,12 @@ from typing import Any
 
 import requests
 
-from export.archive import read_goldens
-from export.goldens import Goldens
-from export.manifest import NAME, Archive, Manifest
-from serve.management import Management, Refused
-from serve.record import Server
-from training.files import sha256
+from inference.goldens import Goldens
+from inference.store.archive import read_goldens
+from inference.store.manifest import NAME, Archive, Manifest
+from inference.tools.files import sha256
+from serve.torchserve.management import Management, Refused
+from serve.torchserve.record import Server
 
 # All questions together. A container's health check must have printed its reason within its own 9 s.
 ANSWER_SECONDS = 7

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import requests
 
-from export import manifest
-from export.manifest import Archive, Manifest
-from serve import limits
+from inference.store import manifest
+from inference.store.manifest import Archive, Manifest
+from inference.tools import limits
 from serve.health import answers_goldens
-from serve.management import Management, Refused, Version
-from serve.record import NotServing, Server, find
 from serve.room import check_room
+from serve.torchserve.management import Management, Refused, Version
+from serve.torchserve.record import NotServing, Server, find
 from serve.versions import Promoted, recall_promoted, remember_promoted
 
 # A worker may take `startupTimeout` of its archive to load, which is 120 s.

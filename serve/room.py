@@ -4,9 +4,9 @@ from contextlib import suppress
 
 import psutil
 
-from serve import limits
-from serve.management import Version
-from serve.record import NotServing, Server
+from inference.tools import limits
+from serve.torchserve.management import Version
+from serve.torchserve.record import NotServing, Server
 
 
 def check_room(server: Server, like: Version, more: int) -> None:

@@ -16,14 +16,15 @@ from typing import IO
 import psutil
 import requests
 
-from export import manifest
-from export.archive import environment
-from serve import limits
+from inference.store import manifest
+from inference.store.archive import environment
+from inference.tools import limits
+from inference.tools.limits import threads_per_worker
 from serve.health import check_health
-from serve.management import Management
-from serve.record import KEYS, NAME, NotServing, Server, find, recall
 from serve.room import check_room
-from serve.torchserve import MAIN_CLASS, Ports, command, configuration, threads_per_worker
+from serve.torchserve.launch import MAIN_CLASS, Ports, command, configuration
+from serve.torchserve.management import Management
+from serve.torchserve.record import KEYS, NAME, NotServing, Server, find, recall
 from serve.versions import choose
 
 # By the name of the model: the archives of its versions, the default first.

@@ -20,11 +20,12 @@ from typing import NoReturn
 
 import pynvml
 
-from export.manifest import Manifest
-from serve import exporter, limits, server
+from inference.store.manifest import Manifest
+from inference.tools import limits
+from serve import exporter, server
 from serve.access import Tokens
 from serve.gateway import EXPORTER_PORT, Gateway
-from serve.record import NotServing, Server, read_keys
+from serve.torchserve.record import NotServing, Server, read_keys
 from serve.versions import choose, remember_defaults
 
 TORCHSERVE_PORT = 9080

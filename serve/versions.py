@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from export.manifest import Archive, Manifest
-from training.contract import Frozen
-from training.files import publish
+from inference.base import Frozen
+from inference.store.manifest import Archive, Manifest
+from inference.tools.files import publish
 
 NAME = "promoted.json"
 

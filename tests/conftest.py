@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from serve.torchserve import java
+from serve.torchserve.launch import java
 from tests.workspace import Workspace, free_port
 
 FOLDERS = ("unit", "integration", "served", "faults", "endurance", "containers")

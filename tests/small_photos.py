@@ -12,10 +12,10 @@ import torch
 
 from export.accuracy import answer
 from export.trained import Trained, load_trained
-from training import weights
-from training.contract import Contract
-from training.files import sha256
-from training.models import Data, Split, photos
+from inference import weights
+from inference.contract import Contract
+from inference.tools.files import sha256
+from models import Data, Split, photos
 
 LABELS = ("a", "b", "c")
 CONTRACT = Contract(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.files import sha256
+from inference.tools.files import sha256
 
 
 def snapshot(*folders: Path) -> dict[Path, str]:

@@ -11,11 +11,11 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from inference.base import out_of_memory
+from inference.tools.commands import run
+from models import Data, Model, Pretrainable, Recipe, model_module
 from training import parallel
-from training.commands import run
-from training.decoded import out_of_memory
 from training.loop import pick_device, train
-from training.models import Data, Model, Pretrainable, Recipe, model_module
 from training.report import device_name, publish_all
 from training.state import Job
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from models import Split
 from training import parallel
 from training.global_batch import across
-from training.models import Split
 from training.state import Best, Job, State, epoch_seed, read_checkpoint, write_checkpoint
 
 EVALUATION_BATCH = 256

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from training.decoded import OutOfMemory
+from inference.base import OutOfMemory
 
 PATIENCE = timedelta(days=1)  # the others wait as long as rank 0 downloads and decodes; torchrun ends them if it dies
 

@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional import classification
 
-from training import weights
-from training.files import publish, sha256
+from inference import weights
+from inference.tools.files import publish, sha256
+from inference.tools.versions import git_commit, versions
+from models import Split
 from training.loop import Trained, predict
-from training.models import Split
 from training.state import Job
-from training.versions import git_commit, versions
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "torchmetrics")
 SHOWN = 24

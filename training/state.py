@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from inference.contract import Contract
+from inference.tools.files import publish
+from models import Data, Model, Pretrainable, Recipe
 from training import parallel
-from training.contract import Contract
-from training.files import publish
-from training.models import Data, Model, Pretrainable, Recipe
 
 
 @dataclass(frozen=True)

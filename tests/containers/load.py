@@ -11,9 +11,9 @@ from itertools import cycle
 
 import numpy as np
 
-from export.goldens import Goldens
-from export.runtime import Logits
-from serve.protocol import ATTESTED, JSON, NPY
+from inference.goldens import Goldens
+from inference.protocol import ATTESTED, JSON, NPY
+from inference.runtime import Logits
 from tests.containers.stack import MODEL, Stack
 
 CONNECTIONS = 16

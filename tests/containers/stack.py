@@ -12,9 +12,9 @@ from typing import Any
 
 import requests
 
-from export.archive import read_goldens
-from export.goldens import Goldens
-from export.manifest import Archive, Manifest
+from inference.goldens import Goldens
+from inference.store.archive import read_goldens
+from inference.store.manifest import Archive, Manifest
 from tests.workspace import ROOT, Workspace
 
 IMAGE = "entering-production:test"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export.manifest import Manifest
+from inference.store.manifest import Manifest
 from tests.containers.stack import IMAGE, MODEL, SERVICE, Stack, docker
 from tests.containers.test_operation import flip_a_bit
 

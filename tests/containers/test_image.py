@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.containers.stack import docker
-from tests.image_files import image_files
+from tests.snapshot import snapshot
 from tests.workspace import ROOT
 
 
@@ -24,12 +24,13 @@ def config(image: str) -> dict[str, Any]:
     return found
 
 
-def test_it_holds_the_control_with_what_that_imports_and_no_code_of_a_model(image: str) -> None:
+def test_it_holds_the_control_and_inference_and_no_code_of_a_model(image: str) -> None:
     listed = inside(image, "find", "/srv", "-type", "f", "-not", "-name", "*.pyc").split()
     held = {str(Path(name).relative_to("/srv")) for name in listed}
-    assert held == image_files()
-    assert not [name for name in held if name.startswith("training/models/")]
-    assert {name for name in held if name.startswith("export/runtimes/")} <= {"export/runtimes/__init__.py"}
+    tracked = {str(path.relative_to(ROOT)) for stage in ("inference", "serve") for path in snapshot(ROOT / stage)}
+    people = {name for name in tracked if name.startswith("serve/monitoring/")} | {"serve/Dockerfile"}
+    code = {name for name in tracked if not name.endswith(".pyc")}
+    assert held == code - people - {"serve/requirements.lock"}
 
 
 def test_all_of_its_modules_can_be_imported(image: str) -> None:

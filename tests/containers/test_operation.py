@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from client.client import Client
-from export import manifest, parity
-from export.goldens import Goldens
-from export.manifest import Manifest
-from export.runtime import Logits
-from serve.torchserve import MAIN_CLASS
+from inference import parity
+from inference.goldens import Goldens
+from inference.runtime import Logits
+from inference.store import manifest
+from inference.store.manifest import Manifest
+from serve.torchserve.launch import MAIN_CLASS
 from tests.containers.load import Answer, Load
 from tests.containers.stack import MODEL, SERVICE, START_SECONDS, Stack, goldens_of, keep_only
 from tests.workspace import Workspace

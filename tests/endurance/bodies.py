@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from serve.protocol import JSON, NPY, TOP_K
+from inference.protocol import JSON, NPY, TOP_K
 from tests.served.asking import npy
 from tests.unit.test_inputs import SAMPLES, edits, noise, with_checksums
 

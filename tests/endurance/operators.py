@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from serve.torchserve import MAIN_CLASS
+from serve.torchserve.launch import MAIN_CLASS
 from tests.endurance.tally import Tally
 from tests.served.live import MODEL, Live
 

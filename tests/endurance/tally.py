@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.answers import Logits, Prediction
-from client.json_checks import disagreement
-from export import parity
-from export.goldens import Goldens
-from export.parity import Tolerance
+from client.verify.json_checks import disagreement
+from inference import parity
+from inference.goldens import Goldens
+from inference.parity import Tolerance
+from models.digits import LABELS
 from tests.served.asking import close
 from tests.served.live import MODEL, Live
-from training.models.digits import LABELS
 
 
 @dataclass

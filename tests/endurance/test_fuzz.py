@@ -12,15 +12,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from client.load.wire import resolved
 from client.payloads import ANY_BYTES
-from client.wire import resolved
-from serve.protocol import NPY
+from inference.contract import ImageInput
+from inference.protocol import NPY
+from models import digits, photos
 from tests.endurance.bodies import TYPES, Sent, anything, requests
 from tests.endurance.length import length
 from tests.served.live import MODEL, Live
 from tests.unit.test_inputs import outcome
-from training.contract import ImageInput
-from training.models import digits, photos
 
 EXAMPLES = length(short=300, full=20_000)
 PATIENCE = pytest.mark.timeout(length(short=180, full=3600))

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from export import manifest
-from export.archive import read_goldens
-from export.hops import inprocess_hops
-from export.manifest import Archive, Manifest
+from inference.selfcheck import inprocess_hops
+from inference.store import manifest
+from inference.store.archive import read_goldens
+from inference.store.manifest import Archive, Manifest
+from inference.tools.files import sha256
 from tests.endurance.length import length
 from tests.workspace import ROOT, Workspace
-from training.files import sha256
 
 RUNTIME = "onnx"
 KILLS = length(short=3, full=100)

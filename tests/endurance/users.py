@@ -17,12 +17,12 @@ import requests
 from client.client import Client
 from client.connection import pooled_session
 from client.errors import LOST, ClientError, Rejected
+from client.load.wire import post, resolved
 from client.payloads import ANY_BYTES
-from client.wire import post, resolved
-from serve.protocol import ATTESTED, NPY
+from inference.protocol import ATTESTED, NPY
+from models.digits import LABELS
 from tests.endurance.tally import Right, Tally, judge
 from tests.served.live import MODEL, Live
-from training.models.digits import LABELS
 
 ASKERS, DRIBBLERS, LEAVERS = 4, 4, 2
 PAUSE = 0.02  # the server, its workers and the commands need the cores too

@@ -66,7 +66,7 @@ def mean_and_std_swapped(scene: Scene) -> None:
 )
 def matrix_products_in_less_than_float32(scene: Scene) -> None:
     allowed = '    torch.set_float32_matmul_precision("medium")\n    torch.set_num_threads(threads)\n'
-    scene.code("digits-torchscript", "export/on_torch.py", "    torch.set_num_threads(threads)\n", allowed)
+    scene.code("digits-torchscript", "inference/torch_graph.py", "    torch.set_num_threads(threads)\n", allowed)
 
 
 @fault(
@@ -80,7 +80,7 @@ def matrix_products_in_less_than_float32(scene: Scene) -> None:
 )
 def tf32_in_one_place(scene: Scene) -> None:
     scene.exported_for_cuda("digits-eager")
-    scene.code("digits-eager", "export/on_torch.py", "allow_tf32 = False", "allow_tf32 = True")
+    scene.code("digits-eager", "inference/torch_graph.py", "allow_tf32 = False", "allow_tf32 = True")
 
 
 class Guessing(nn.Module):

@@ -3,7 +3,7 @@
 from tests.faults.catalogue import fault
 from tests.faults.scene import Scene
 
-INPUTS = "training/inputs.py"
+INPUTS = "inference/inputs/image/decode.py"
 RESIZE = "resize"
 COLOURS = "colours"
 DECODED = "inputs decode to other pixels"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from client import http_hops
-from export.goldens import Goldens
+from client.verify import http_hops
 from export.pipeline import export_runtime
-from export.runtime import runtime_module
 from export.trained import Trained, load_trained
+from inference.goldens import Goldens
+from inference.runtime import runtime_module
 from tests.served.asking import Raw
 from tests.served.verifying import FEW, Tampering, Verified, Verifier, proxy
 from tests.workspace import Workspace, free_port

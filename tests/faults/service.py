@@ -5,7 +5,7 @@ from tests.faults.scene import Scene
 
 BATCHES, ANSWERS, LOAD, TIME = "batches", "answers", "warm-up and load", "over time"
 CODE, SERVED = "the archive's code", "the archive's code, served"
-PREDICTOR = "serve/predictor.py"
+PREDICTOR = "inference/predictor.py"
 DIFFER = "differ, worst"
 RETURN = "        return np.split(logits,"
 
@@ -31,9 +31,9 @@ def the_order_reversed(scene: Scene) -> None:
 def an_answer_too_few(scene: Scene) -> None:
     scene.code(
         "digits-onnx",
-        "handler.py",
-        "return [answer.body for answer in answers]",
-        "return [answer.body for answer in answers[1:]]",
+        PREDICTOR,
+        "else query for query in queries]",
+        "else query for query in queries[1:]]",
     )
 
 
@@ -46,7 +46,7 @@ def an_answer_too_few(scene: Scene) -> None:
 )
 def padding_answered(scene: Scene) -> None:
     padded = "self.run(np.concatenate([batch, batch[:1] * 0]))[1:]\n"
-    scene.code("digits-onnx", "export/runtime.py", "self.run(batch)\n", padded)
+    scene.code("digits-onnx", "inference/runtime.py", "self.run(batch)\n", padded)
 
 
 @fault(
@@ -58,7 +58,7 @@ def padding_answered(scene: Scene) -> None:
 )
 def neighbours_leak(scene: Scene) -> None:
     leaking = "        logits = self.run(batch)\n        logits = logits - logits.mean(axis=0) / 100\n"
-    scene.code("digits-onnx", "export/runtime.py", "        logits = self.run(batch)\n", leaking)
+    scene.code("digits-onnx", "inference/runtime.py", "        logits = self.run(batch)\n", leaking)
 
 
 @fault(

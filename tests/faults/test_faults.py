@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from client.verdict import LOOK_AT
+from client.verify.verdict import LOOK_AT
 from tests.faults.catalogue import Fault
 from tests.faults.scene import Scene
 from tests.faults.table import FAULTS

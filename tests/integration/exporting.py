@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from export.archive import environment
 from export.trained import Trained, load_trained
+from inference.store.archive import environment
+from inference.tools.commands import run
 from tests.workspace import Workspace
-from training.commands import run
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,25 @@ from pathlib import Path
 import pytest
 import yaml
 
-from export import archive, hops, manifest
-from export.goldens import Goldens
-from export.manifest import Manifest
+from export import archive
 from export.pipeline import export_runtime
-from export.runtime import float32_names, runtime_module
 from export.trained import load_trained
+from inference import selfcheck
+from inference.bundle import Bundle
+from inference.contract import Contract
+from inference.goldens import Goldens
+from inference.runtime import float32_names, runtime_module
+from inference.store import archive as store_archive
+from inference.store import manifest
+from inference.store.archive import run_inprocess, unpacked
+from inference.store.manifest import Manifest
+from inference.tools.files import sha256
 from tests.integration.exporting import printed
 from tests.snapshot import snapshot
 from tests.workspace import Workspace
 from tests.zips import rewrite
-from training.contract import Contract
-from training.decoders import CPU
-from training.files import sha256
 
-OURS = ("training", "export", "serve", "client")
+OURS = ("inference", "models", "training", "export", "serve", "client")
 
 per_runtime = pytest.mark.parametrize("runtime", float32_names())
 
@@ -39,7 +43,7 @@ def test_the_manifest_describes_the_archive_and_every_file_in_it(exported: Works
     entry = Manifest.read(exported.store).archives[f"digits-{runtime}"]
     path = mar(exported, runtime)
     assert (entry.file, entry.sha256, entry.bytes) == (path.name, sha256(path), path.stat().st_size)
-    with archive.unpacked(path) as directory:
+    with unpacked(path) as directory:
         found = {path.relative_to(directory).as_posix(): digest for path, digest in snapshot(directory).items()}
         assert {name: file.sha256 for name, file in entry.files.items()} == found
         assert all((directory / name).stat().st_size == file.bytes for name, file in entry.files.items())
@@ -59,10 +63,11 @@ def test_an_archive_holds_its_code_artifact_contract_and_goldens_and_nothing_els
     exported: Workspace, runtime: str
 ) -> None:
     artifact = runtime_module(runtime).ARTIFACT
-    code = set(archive.code_of("digits", runtime))
-    assert code == {*archive.CODE, "training/models/digits.py", f"export/runtimes/{runtime}.py"}
-    rest = {"handler.py", "model-config.yaml", "MAR-INF/MANIFEST.json", artifact, "contract.json", "goldens.npz"}
-    with archive.unpacked(mar(exported, runtime)) as directory:
+    code = {path.relative_to(archive.ROOT).as_posix() for path in snapshot(archive.ROOT / "inference")}
+    code = {name for name in code if "__pycache__" not in name} | {"models/__init__.py", "models/digits.py"}
+    rest = {"handler.py", "model-config.yaml", "MAR-INF/MANIFEST.json", "bundle.json"}
+    rest |= {artifact, "contract.json", "goldens.npz"}
+    with unpacked(mar(exported, runtime)) as directory:
         assert {path.relative_to(directory).as_posix() for path in snapshot(directory)} == code | rest
         for name in code:
             assert (directory / name).read_bytes() == (archive.ROOT / name).read_bytes()
@@ -73,12 +78,12 @@ def test_an_archive_holds_its_code_artifact_contract_and_goldens_and_nothing_els
 @per_runtime
 def test_an_archive_is_imported_with_no_repository_in_sight(exported: Workspace, runtime: str) -> None:
     program = (
-        "import sys, handler, serve.inprocess, export.runtimes." + runtime + "\n"
+        "import sys, handler, inference.selfcheck, inference.runtimes." + runtime + "\n"
         "for name, module in sorted(sys.modules.items()):\n"
         f"    if name.partition('.')[0] in ('handler', *{OURS}): print(module.__file__)\n"
         "print(*sys.modules, sep=',')"
     )
-    with archive.unpacked(mar(exported, runtime)) as directory:
+    with unpacked(mar(exported, runtime)) as directory:
         *files, modules = printed(program, directory).splitlines()
         assert len(files) > 10
         assert all(Path(file).is_relative_to(directory) for file in files)
@@ -89,31 +94,20 @@ def test_a_package_of_aotinductor_is_loaded_without_torchs_compiler(exported: Wo
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from export.runtime import load_artifact\n"
-        "load_artifact('aoti', Path('model.pt2'), 'cpu', 1)\n"
+        "from inference.runtime import load_artifact\n"
+        "load_artifact('aoti', Path('model.pt2'), 'cpu', 1, None)\n"
         "print(*sys.modules, sep=',')"
     )
-    with archive.unpacked(mar(exported, "aoti")) as directory:
+    with unpacked(mar(exported, "aoti")) as directory:
         modules = set(printed(program, directory).split(","))
     assert "torch" in modules
     assert not {"torch._dynamo", "torch._inductor"} & modules
 
 
-def test_a_worker_reads_ahead_once_it_is_ready(exported: Workspace) -> None:
-    program = (
-        "import serve.inprocess\n"
-        "from ts.protocol import otf_message_handler\n"
-        "serve.inprocess._started()\n"
-        "print(otf_message_handler._retrieve_buffer.__module__)"
-    )
-    with archive.unpacked(mar(exported, "onnx")) as directory:
-        assert printed(program, directory) == "serve.read_ahead"
-
-
 @per_runtime
 def test_an_archive_answers_its_goldens_at_every_hop_by_its_own_code(exported: Workspace, runtime: str) -> None:
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
-    decoded, computed, handled = hops.inprocess_hops(mar(exported, runtime), goldens, runtime, 1)
+    decoded, computed, handled = selfcheck.inprocess_hops(mar(exported, runtime), goldens, runtime, 1)
     assert [hop.hop for hop in (decoded, computed, handled)] == ["decode", "runtime", "handler"]
     assert all(hop.comparison.ok for hop in (decoded, computed, handled))
     assert decoded.comparison.compared == len(goldens) >= 64
@@ -124,20 +118,20 @@ def test_an_archive_answers_its_goldens_at_every_hop_by_its_own_code(exported: W
 def test_the_configuration_sets_both_numbers_of_workers_and_the_contracts_batch(
     exported: Workspace, runtime: str
 ) -> None:
-    with archive.unpacked(mar(exported, runtime)) as directory:
+    with unpacked(mar(exported, runtime)) as directory:
         described = json.loads((directory / "MAR-INF/MANIFEST.json").read_bytes())["model"]
         config = yaml.safe_load((directory / described["configFile"]).read_text())
         contract = Contract.read(directory / "contract.json")
     assert (config["minWorkers"], config["maxWorkers"]) == (1, 1)
     assert config["batchSize"] == contract.max_batch
-    assert (config["runtime"], config["deviceType"]) == (runtime, "cpu")
+    assert config["deviceType"] == "cpu"
     assert (described["modelName"], described["modelVersion"]) == (f"digits-{runtime}", "1.0")
 
 
 @per_runtime
 def test_no_archive_holds_a_pickled_file(exported: Workspace, runtime: str) -> None:
     """The graph of TorchScript has a format of its own for values, which torch reads without running what it names."""
-    with archive.unpacked(mar(exported, runtime)) as directory:
+    with unpacked(mar(exported, runtime)) as directory:
         paths = list(snapshot(directory))
         assert not [path.name for path in paths if path.suffix in {".pkl", ".pickle", ".pth", ".joblib"}]
         for path in paths:
@@ -199,7 +193,7 @@ def test_the_search_for_pickles_finds_them(text: str, found: bool) -> None:
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the code that archives are packed from, to be broken."""
     root = tmp_path / "source"
-    for package in ("training", "export", "serve"):
+    for package in ("inference", "models", "serve"):
         shutil.copytree(archive.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(archive, "ROOT", root)
     return root
@@ -217,27 +211,18 @@ def refused(exported: Workspace, tmp_path: Path) -> str:
     return str(error.value)
 
 
-def test_an_archive_whose_handler_cannot_be_imported_is_refused(
-    exported: Workspace, tmp_path: Path, source: Path
-) -> None:
-    handler = source / "serve/handler.py"
-    handler.write_text("from nowhere import nothing\n" + handler.read_text())
+def test_an_archive_whose_code_cannot_be_imported_is_refused(exported: Workspace, tmp_path: Path, source: Path) -> None:
+    predictor = source / "inference/predictor.py"
+    predictor.write_text("from nowhere import nothing\n" + predictor.read_text())
     sentence = "digits-eager-2.0.mar does not run: ModuleNotFoundError: No module named 'nowhere'"
     assert refused(exported, tmp_path) == f"digits-eager-2.0.mar was not published. {sentence}"
-
-
-def test_an_archive_whose_code_misses_a_module_is_refused(
-    exported: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(archive, "CODE", tuple(name for name in archive.CODE if name != "training/files.py"))
-    assert "No module named 'training.files'" in refused(exported, tmp_path)
 
 
 def test_an_archive_whose_handler_answers_otherwise_is_refused_with_the_hop(
     exported: Workspace, tmp_path: Path, source: Path
 ) -> None:
     """Only in small batches, as a fault in batching would: the handler's own check of the goldens is at the largest."""
-    predictor = source / "serve/predictor.py"
+    predictor = source / "inference/predictor.py"
     text = predictor.read_text()
     line = "        rows = joined(inputs)\n"
     assert line in text
@@ -250,17 +235,17 @@ def test_an_archive_whose_handler_answers_otherwise_is_refused_with_the_hop(
 def test_an_archive_whose_artifact_cannot_be_loaded_is_refused_at_the_runtime(
     exported: Workspace, tmp_path: Path, source: Path
 ) -> None:
-    unloadable(source, "export.runtime.CannotRun('not on this device')")
+    unloadable(source, "inference.runtime.CannotRun('not on this device')")
     sentence = "In batches of 1 it fails: it can't be loaded: not on this device"
     assert refused(exported, tmp_path).endswith(f"differs from eager at runtime, so it was not published. {sentence}")
 
 
-EAGER = "export/runtimes/eager.py"
+EAGER = "inference/runtimes/eager.py"
 
 
 def unloadable(source: Path, error: str) -> str:
     """The eager runtime's code, which raises an error instead of loading; `source` has it from then on."""
-    raising = f"def load(path, *_):\n    import export.runtime\n\n    raise {error}\n"
+    raising = f"def load(path, *_):\n    import inference.runtime\n\n    raise {error}\n"
     code = f"{(source / EAGER).read_text()}\n\n{raising}"
     (source / EAGER).write_text(code)
     return code
@@ -276,10 +261,10 @@ def test_an_archive_that_the_machine_can_t_load_does_not_differ_from_anything(
 def test_where_the_artifact_cannot_be_loaded_the_handler_is_red_too(
     exported: Workspace, tmp_path: Path, source: Path
 ) -> None:
-    changed = unloadable(source, "export.runtime.CannotRun('elsewhere')").encode()
+    changed = unloadable(source, "inference.runtime.CannotRun('elsewhere')").encode()
     packed = repacked(mar(exported, "eager"), tmp_path / "digits-eager.mar", EAGER, changed)
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
-    decoded, computed, handled = (hop.comparison for hop in hops.inprocess_hops(packed, goldens, "eager", 1))
+    decoded, computed, handled = (hop.comparison for hop in selfcheck.inprocess_hops(packed, goldens, "eager", 1))
     assert (decoded.ok, computed.ok, handled.ok) == (True, False, False)
     assert handled.sentence == "it can't be loaded: elsewhere"
 
@@ -287,7 +272,7 @@ def test_where_the_artifact_cannot_be_loaded_the_handler_is_red_too(
 def test_an_archive_whose_decoding_differs_is_refused_with_the_hop(
     exported: Workspace, tmp_path: Path, source: Path
 ) -> None:
-    inputs = source / "training/inputs.py"
+    inputs = source / "inference/inputs/image/decode.py"
     text = inputs.read_text()
     assert "Resampling.BILINEAR" in text
     inputs.write_text(text.replace("Resampling.BILINEAR", "Resampling.BICUBIC"))
@@ -302,7 +287,7 @@ def test_an_archive_with_wrong_goldens_would_not_start(exported: Workspace, tmp_
     replace(goldens, logits=goldens.logits + 1).write(wrong)
     packed = tmp_path / "digits-eager.mar"
     repacked(mar(exported, "eager"), packed, "goldens.npz", wrong.read_bytes())
-    decoded, computed, handled = (hop.comparison for hop in hops.inprocess_hops(packed, goldens, "eager", 1))
+    decoded, computed, handled = (hop.comparison for hop in selfcheck.inprocess_hops(packed, goldens, "eager", 1))
     assert (decoded.ok, computed.ok, handled.ok) == (True, True, False)
     assert handled.sentence.startswith("The goldens are answered wrongly: 78 of 78")
 
@@ -318,23 +303,23 @@ def repacked(archived: Path, packed: Path, changed: str, content: bytes) -> Path
 def test_an_archive_of_other_code_is_an_error_that_says_so(
     exported: Workspace, tmp_path: Path, old: str, new: str
 ) -> None:
-    code = (archive.ROOT / "serve/inprocess.py").read_text()
+    code = (archive.ROOT / "inference/selfcheck.py").read_text()
     assert old in code
     packed = repacked(
-        mar(exported, "onnx"), tmp_path / "digits-onnx.mar", "serve/inprocess.py", code.replace(old, new).encode()
+        mar(exported, "onnx"), tmp_path / "digits-onnx.mar", "inference/selfcheck.py", code.replace(old, new).encode()
     )
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
     sentence = r"digits-onnx\.mar was exported by another version of this project\. Export it again\."
     with pytest.raises(RuntimeError, match=sentence):
-        hops.inprocess_hops(packed, goldens, "onnx", 1)
+        selfcheck.inprocess_hops(packed, goldens, "onnx", 1)
 
 
 def test_an_archive_that_does_not_come_to_an_end_is_an_error(
     exported: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "INPROCESS_SECONDS", 0.01)
+    monkeypatch.setattr(store_archive, "RUN_SECONDS", 0.01)
     with pytest.raises(RuntimeError, match=r"digits-onnx-1\.0\.mar did not come to an end within 0\.01 s\."):
-        archive.run_inprocess("answers", mar(exported, "onnx"), 1)
+        run_inprocess("answers", mar(exported, "onnx"), 1)
 
 
 @pytest.mark.parametrize("keep", [0, 100, -100])
@@ -342,7 +327,7 @@ def test_a_file_that_is_no_archive_is_an_error_with_its_name(exported: Workspace
     path = tmp_path / "digits-onnx.mar"
     path.write_bytes(mar(exported, "onnx").read_bytes()[:keep])
     with pytest.raises(RuntimeError, match=r"digits-onnx\.mar is no archive, or a damaged one\. Export it again\."):
-        archive.run_inprocess("answers", path, 1)
+        run_inprocess("answers", path, 1)
 
 
 def test_two_exports_at_once_do_not_meet_in_the_folder_for_temporary_files(
@@ -354,7 +339,9 @@ def test_two_exports_at_once_do_not_meet_in_the_folder_for_temporary_files(
     others.touch()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     contract = Contract.read(exported.artifacts / "contract.json")
+    with unpacked(mar(exported, "eager")) as directory:
+        bundle = Bundle.read(directory)
     path = tmp_path / "digits-eager-1.0.mar"
-    archive.pack(path, {}, contract, archive.Service("digits-eager", "1.0", "eager", "cpu", CPU, 32))
+    archive.pack(path, {}, contract, bundle)
     assert zipfile.is_zipfile(path)
     assert others.exists()

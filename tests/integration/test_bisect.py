@@ -15,21 +15,21 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from export import parity
 from export.__main__ import further
-from export.bisect import WALKS, it_runs
-from export.goldens import Goldens
-from export.layers import Layers, compare_layers
+from export.diagnose.bisect import WALKS, it_runs
+from export.diagnose.layers import Layers, compare_layers
+from export.diagnose.walks import walk_network
 from export.pipeline import make_goldens
-from export.runtime import CONTRACT, WEIGHTS, runtime_module
-from export.runtimes.torchscript import deprecated
 from export.trained import Trained
-from export.walks import walk_network
+from inference import parity, weights
+from inference.base import OutOfMemory
+from inference.goldens import Goldens
+from inference.runtime import CONTRACT, WEIGHTS, runtime_module
+from inference.runtimes.torchscript import deprecated
+from inference.tools.files import sha256
+from models import make_network
 from tests.integration.exporting import Done, ended, trained_in
 from tests.workspace import Workspace, free_port
-from training import weights
-from training.decoded import OutOfMemory
-from training.files import sha256
 
 CAPTURED = ("onnx", "torchscript")
 
@@ -142,7 +142,7 @@ def test_a_layer_with_another_epochs_weights_is_named(
         network.get_parameter("conv2.weight").copy_(first_epoch.get_parameter("conv2.weight"))
 
     if runtime == "eager":  # its artifact is weights
-        network, contract = weights.read(artifact_of(workspace, "eager"))
+        network, contract = weights.read(artifact_of(workspace, "eager"), make_network)
         with torch.no_grad():
             go_back(network)
         weights.write(artifact_of(workspace, "eager"), network, contract)
@@ -168,7 +168,7 @@ class Half(nn.Module):
 def enlarge(workspace: Workspace) -> None:
     """The second convolution's results become 4,096 times as large, and the next layer undoes it, to the bit."""
     path = workspace.artifacts / "weights.safetensors"
-    network, contract = weights.read(path)
+    network, contract = weights.read(path, make_network)
     with torch.no_grad():
         for name, factor in (("conv2.weight", 4096), ("conv2.bias", 4096), ("hidden.weight", 1 / 4096)):
             network.get_parameter(name).mul_(factor)
@@ -337,7 +337,7 @@ def test_a_crash_of_our_own_is_no_difference_and_no_fault_of_the_artifact(
     def crash(*_: object) -> Layers:
         raise RuntimeError("our own")
 
-    monkeypatch.setattr("export.bisect.compare_layers", crash)
+    monkeypatch.setattr("export.diagnose.bisect.compare_layers", crash)
     done = bisect("onnx")
     assert done.code == 2
     assert done.error.startswith("error: It broke down at ")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from export import evidence, parity
 from export.__main__ import further
-from export.evidence import Evidence
+from export.calibration import evidence
+from export.calibration.evidence import Evidence
+from inference import parity
+from inference.tools.commands import run
+from inference.tools.files import sha256
 from tests.workspace import ROOT, Workspace
-from training.commands import run
-from training.files import sha256
 
 FEW = ("--seeds", "2", "--inputs", "5")
 RUNTIMES = ("eager", "aoti", "onnx", "torchscript")

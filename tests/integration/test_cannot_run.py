@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from export import hops
-from export.goldens import Goldens
-from export.runtime import CannotRun
-from export.runtimes import torchscript
 from export.trained import load_trained
+from inference import selfcheck
+from inference.goldens import Goldens
+from inference.runtime import CannotRun
+from inference.runtimes import torchscript
+from models import make_network
 from tests.workspace import ROOT, Workspace
 from tests.zips import rewrite
 
@@ -25,15 +26,13 @@ def test_a_trace_that_may_compute_with_tf32_is_not_loaded(exported: Workspace, t
         graph = torch.jit.trace(trained.network, trained.example)  # type: ignore[no-untyped-call]
         torch.jit.save(graph, path, _extra_files=trained.metadata)
     with pytest.raises(CannotRun, match=r"model\.pt were traced with TF32 allowed\. Export it again\."):
-        torchscript.load(path, "cpu", 1)
+        torchscript.load(path, "cpu", 1, make_network)
     torchscript.export(trained, path, "cpu")
-    assert torchscript.load(path, "cpu", 1).contract == trained.contract
+    assert torchscript.load(path, "cpu", 1, make_network).contract == trained.contract
 
 
 def test_onnx_runtime_without_a_gpu_is_no_fault_of_the_artifact(exported: Workspace) -> None:
-    program = (
-        "from pathlib import Path; from export.runtimes import onnx; onnx.open_session(Path('model.onnx'), 'cuda:0', 1)"
-    )
+    program = "from pathlib import Path; from inference.runtimes import onnx; onnx.open_session(Path('model.onnx'), 'cuda:0', 1)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=exported.artifacts,
@@ -58,7 +57,7 @@ def test_an_archive_for_a_gpu_does_not_run_where_there_is_none(
     with pytest.raises(
         RuntimeError, match=r"does not run: ValueError: Device cuda:0 was asked for, and torch finds no"
     ):
-        hops.inprocess_hops(path, goldens, "onnx", 1)
+        selfcheck.inprocess_hops(path, goldens, "onnx", 1)
 
 
 def test_an_archive_with_another_number_of_goldens_is_an_error_that_says_so(exported: Workspace) -> None:
@@ -67,4 +66,4 @@ def test_an_archive_with_another_number_of_goldens_is_an_error_that_says_so(expo
     with pytest.raises(
         RuntimeError, match=rf"^digits-onnx-1\.0\.mar holds other goldens: {held}, not {given}\. Export it"
     ):
-        hops.inprocess_hops(exported.store / "digits-onnx-1.0.mar", goldens[1:], "onnx", 1)
+        selfcheck.inprocess_hops(exported.store / "digits-onnx-1.0.mar", goldens[1:], "onnx", 1)

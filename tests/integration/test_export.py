@@ -23,20 +23,23 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from export import archive, hops, manifest, parity
+from export import pipeline
 from export.__main__ import app
-from export.goldens import Goldens
-from export.manifest import Manifest
 from export.pipeline import export_runtime
-from export.runtime import Loaded, float32_names, runtime_module, runtime_names
-from export.runtimes import aoti, torchscript
 from export.trained import Trained
+from inference import parity, weights
+from inference.contract import Contract
+from inference.goldens import Goldens
+from inference.runtime import Loaded, Network, float32_names, runtime_module, runtime_names
+from inference.runtimes import aoti, torchscript
+from inference.store import manifest
+from inference.store.archive import unpacked
+from inference.store.manifest import Manifest
+from inference.tools.files import sha256
+from models import make_network
 from tests.integration.exporting import Done, ended, trained_in
 from tests.snapshot import snapshot
 from tests.workspace import READ_ONLY, ROOT, Workspace, no_room_above
-from training import weights
-from training.contract import Contract
-from training.files import sha256
 
 QUICK = ("eager", "torchscript", "onnx")
 
@@ -79,12 +82,12 @@ def goldens_in(workspace: Workspace) -> Goldens:
 
 
 def load(workspace: Workspace, runtime: str) -> Loaded:
-    return runtime_module(runtime).load(workspace.artifacts / runtime_module(runtime).ARTIFACT, "cpu", 1)
+    return runtime_module(runtime).load(workspace.artifacts / runtime_module(runtime).ARTIFACT, "cpu", 1, make_network)
 
 
 def change_one_weight(workspace: Workspace, metrics_too: bool) -> None:
     path = workspace.artifacts / "weights.safetensors"
-    network, contract = weights.read(path)
+    network, contract = weights.read(path, make_network)
     with torch.no_grad():
         next(network.parameters()).view(-1)[0] += 1e-3
     weights.write(path, network, contract)
@@ -156,7 +159,7 @@ def test_an_artifact_alone_in_a_folder_is_complete(exported: Workspace, tmp_path
     for runtime in QUICK:
         module = runtime_module(runtime)
         shutil.copy(exported.artifacts / module.ARTIFACT, tmp_path / module.ARTIFACT)
-        loaded = module.load(tmp_path / module.ARTIFACT, "cpu", 1)
+        loaded = module.load(tmp_path / module.ARTIFACT, "cpu", 1, make_network)
         answered = parity.run_goldens(loaded, goldens, 32)
         assert parity.compare(answered, goldens, parity.tolerance("digits", runtime, "float32", "cpu")).ok
 
@@ -169,7 +172,9 @@ def test_the_eager_artifact_is_the_weights_file_to_the_byte(exported: Workspace)
 
 def test_onnx_runtime_reports_nothing_to_its_maker(exported: Workspace, tmp_path: Path) -> None:
     """With telemetry on, it keeps a session file in the folder for temporary files."""
-    program = "from pathlib import Path; from export.runtimes import onnx; onnx.load(Path('model.onnx'), 'cpu', 1)"
+    program = (
+        "from pathlib import Path; from inference.runtimes import onnx; onnx.load(Path('model.onnx'), 'cpu', 1, None)"
+    )
     here = {name: value for name, value in os.environ.items() if name not in {"CI", "ORT_DISABLE_TELEMETRY"}}
     subprocess.run(
         [sys.executable, "-c", program],
@@ -427,20 +432,20 @@ def test_an_export_is_loaded_packed_and_described_for_the_device_that_was_asked_
     module, asked = runtime_module("eager"), []
     real = module.load
 
-    def load_anywhere(path: Path, device: str, threads: int) -> Loaded:
+    def load_anywhere(path: Path, device: str, threads: int, network: Network) -> Loaded:
         asked.append(device)
-        return replace(real(path, "cpu", threads), device=f"{device}:1")
+        return replace(real(path, "cpu", threads, network), device=f"{device}:1")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(module, "load", load_anywhere)
-    monkeypatch.setattr(hops, "inprocess_hops", lambda *_: [])
+    monkeypatch.setattr(pipeline, "inprocess_hops", lambda *_: [])
     before = goldens_in(workspace)
     done = export("digits", "--runtime", "eager", "--device", "cuda", "--version", "2.0", "--new-goldens")
     assert done.code == 0, done.error
     assert asked == ["cuda"]
     entry = Manifest.read(workspace.store).archives["digits-eager"]
     assert entry.device == "cuda"
-    with archive.unpacked(workspace.store / entry.file) as directory:
+    with unpacked(workspace.store / entry.file) as directory:
         assert "deviceType: gpu\n" in (directory / "model-config.yaml").read_text()
     assert np.array_equal(goldens_in(workspace).logits, before.logits)  # eager's on the CPU, as ever
 

@@ -10,19 +10,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export import archive, parity
 from export.accuracy import Accuracies, answer, compare_accuracy
-from export.goldens import Goldens
-from export.manifest import Manifest
-from export.on_torch import Bfloat16
 from export.pipeline import Exported, export_runtime, goldens_of
-from export.runtime import Loaded, Logits, runtime_module
-from export.runtimes import onnx_int8, torchscript_bf16
 from export.trained import Trained
+from inference import parity
+from inference.base import Pixels
+from inference.goldens import Goldens
+from inference.runtime import Loaded, Logits, runtime_module
+from inference.runtimes import torchscript_bf16
+from inference.store.archive import unpacked
+from inference.store.manifest import Manifest
+from inference.torch_graph import Bfloat16
+from models import make_network
 from tests.integration.exporting import printed
 from tests.small_photos import CONTRACT, small_photos
 from tests.snapshot import snapshot
-from training.decoded import Pixels
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +79,12 @@ def test_int8_is_served_under_a_name_of_its_own_and_its_price_is_written_down(in
 
 
 def test_on_a_cpu_a_worker_takes_one_photograph_at_a_time(int8: Exported, store: Path) -> None:
-    with archive.unpacked(store / int8.entry.file) as directory:
+    with unpacked(store / int8.entry.file) as directory:
         assert "\nbatchSize: 1\n" in (directory / "model-config.yaml").read_text()
 
 
 def test_int8_is_calibrated_on_at_least_a_hundred_images_that_no_accuracy_is_measured_on(trained: Trained) -> None:
-    images = onnx_int8.calibration_images(trained)
+    images = trained.calibration
     assert len(images) >= 100
     assert {image.tobytes() for image in images} <= {image.tobytes() for image in trained.data.validation.images}
 
@@ -92,13 +94,6 @@ def test_int8_computes_over_bytes(trained: Trained, int8: Exported) -> None:
     assert int8.verdict.max_abs > 1e-3
     sizes = {name: trained.path.with_name(name).stat().st_size for name in ("model-int8.onnx", "weights.safetensors")}
     assert sizes["model-int8.onnx"] < 0.6 * sizes["weights.safetensors"]
-
-
-def test_an_archive_of_a_reduced_precision_carries_the_runtime_that_it_is_built_on(int8: Exported) -> None:
-    expected = archive.code_of("photos", "onnx_int8")
-    assert {"export/runtimes/onnx.py", "export/runtimes/onnx_int8.py"} <= set(expected)
-    assert set(expected) <= int8.entry.files.keys()
-    assert "export/runtimes/torchscript.py" not in int8.entry.files
 
 
 def test_what_loses_more_than_is_allowed_is_not_published(
@@ -178,7 +173,7 @@ def test_torchscript_in_bfloat16_answers_as_eager_within_its_own_tolerance(
 ) -> None:
     few = goldens[:4]
     torchscript_bf16.export(trained, tmp_path / "model-bf16.pt", "cpu")
-    loaded = torchscript_bf16.load(tmp_path / "model-bf16.pt", "cpu", 1)
+    loaded = torchscript_bf16.load(tmp_path / "model-bf16.pt", "cpu", 1, make_network)
     assert (loaded.precision, loaded.weights, loaded.contract) == ("bfloat16", trained.digest, CONTRACT)
     limit = parity.tolerance("photos", "torchscript_bf16", loaded.precision, loaded.device)
     found = parity.compare(loaded(few.pixels), few, limit)
@@ -188,8 +183,8 @@ def test_torchscript_in_bfloat16_answers_as_eager_within_its_own_tolerance(
 
 
 def test_an_archive_of_photographs_runs_with_no_repository_in_sight(int8: Exported, store: Path) -> None:
-    program = "import sys, handler, export.runtimes.onnx_int8; print(*sys.modules, sep=',')"
-    with archive.unpacked(store / int8.entry.file) as directory:
+    program = "import sys, handler, inference.runtimes.onnx_int8; print(*sys.modules, sep=',')"
+    with unpacked(store / int8.entry.file) as directory:
         modules = printed(program, directory).split(",")
     assert not {"onnx", "torchvision", "sklearn"} & set(modules)
 
@@ -197,10 +192,10 @@ def test_an_archive_of_photographs_runs_with_no_repository_in_sight(int8: Export
 def test_nvjpegs_operator_is_found_without_importing_torchvision(int8: Exported, store: Path) -> None:
     program = (
         "import sys\n"
-        "from training import inputs_cuda\n"
-        "print(inputs_cuda._operator().default._schema, *sys.modules, sep='\\n')"
+        "from inference.inputs.image import nvjpeg\n"
+        "print(nvjpeg._operator().default._schema, *sys.modules, sep='\\n')"
     )
-    with archive.unpacked(store / int8.entry.file) as directory:
+    with unpacked(store / int8.entry.file) as directory:
         schema, *modules = printed(program, directory).splitlines()
     assert schema.startswith("image::decode_jpegs_cuda(Tensor[] encoded_images, int mode, Device device) -> Tensor[]")
     assert not {"torchvision", "torch._dynamo"} & set(modules)

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torchmetrics.functional.classification import multiclass_f1_score
 
+from inference import weights
+from inference.contract import Contract
+from inference.inputs.image.decode import decode
+from inference.tools.commands import run
+from inference.tools.files import sha256
+from models import Data, digits, make_network
 from tests.workspace import Workspace
-from training import weights
 from training.__main__ import app
-from training.commands import run
-from training.contract import Contract
-from training.files import sha256
-from training.inputs import decode
-from training.models import Data, digits
 
 REPO = Path(__file__).parents[2]
 WHOLE = {"contract.json", "confusion.png", "misclassified.png", "samples", "weights.safetensors", "metrics.json"}
@@ -31,7 +31,7 @@ KILLED = """
 import itertools, os, signal, sys
 from tests.workspace import Workspace
 from training.__main__ import app
-from training.models import digits
+from models import digits
 
 batches, augment = itertools.count(1), digits.augment
 
@@ -76,7 +76,7 @@ def test_the_default_recipe_reaches_98_5_percent(metrics: dict[str, Any]) -> Non
 
 
 def test_the_metrics_are_those_of_the_published_weights(published: Path, metrics: dict[str, Any], data: Data) -> None:
-    network, contract = weights.read(published / "weights.safetensors")
+    network, contract = weights.read(published / "weights.safetensors", make_network)
     with torch.inference_mode():
         answers = network(torch.from_numpy(data.held_out.images)).argmax(dim=1)
     wanted = torch.from_numpy(data.held_out.labels)
@@ -90,7 +90,7 @@ def test_the_metrics_are_those_of_the_published_weights(published: Path, metrics
 def test_precision_and_recall_of_a_digit_are_what_the_words_mean(
     published: Path, metrics: dict[str, Any], data: Data
 ) -> None:
-    network, contract = weights.read(published / "weights.safetensors")
+    network, contract = weights.read(published / "weights.safetensors", make_network)
     answers = network(torch.from_numpy(data.held_out.images)).argmax(dim=1).numpy()
     for index, label in enumerate(contract.labels):
         right = ((answers == index) & (data.held_out.labels == index)).sum()
@@ -112,7 +112,7 @@ def test_the_metrics_say_where_the_weights_come_from(published: Path, metrics: d
 
 def test_the_weights_carry_the_published_contract(published: Path) -> None:
     contract = Contract.read(published / "contract.json")
-    assert weights.read(published / "weights.safetensors")[1] == contract
+    assert weights.read(published / "weights.safetensors", make_network)[1] == contract
     assert contract.digest == sha256(published / "contract.json")
 
 

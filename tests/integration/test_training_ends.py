@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from inference.contract import Contract
 from tests.workspace import ROOT
-from training.contract import Contract
 
 PUBLISHED = ("contract.json", "confusion.png", "misclassified.png", "samples", "weights.safetensors", "metrics.json")
 RECIPE = ("digits", "--batch-size", "64", "--epochs")

@@ -14,14 +14,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from inference.contract import Contract, ImageInput
+from inference.tools.versions import git_commit
+from models import Data, Model, Recipe, Split
 from tests.workspace import ROOT
 from training import loop
-from training.contract import Contract, ImageInput
 from training.loop import Trained, pick_device, train
-from training.models import Data, Model, Recipe, Split
 from training.report import publish_all
 from training.state import Job, average, epoch_seed, schedule
-from training.versions import git_commit
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, threads=1)

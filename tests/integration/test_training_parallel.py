@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from models.data import synthetic
 from tests.workspace import Workspace
-from training import parallel, synthetic
+from training import parallel
 from training.global_batch import across
 
 DIGITS = ("digits", "--epochs", "2", "--batch-size", "418", "--device", "cpu")  # the last of 4 batches has 3 rows
@@ -29,8 +30,8 @@ KILLED = """
 import itertools, os, signal
 from training import parallel
 from training.__main__ import app
-from training.commands import run
-from training.models import digits
+from inference.tools.commands import run
+from models import digits
 
 batches, augment = itertools.count(1), digits.augment
 
@@ -52,8 +53,8 @@ def torchrun(folder: Path, *words: str, check: bool = True) -> subprocess.Comple
 
 def alone(*words: str | Path) -> None:
     """The same command in this process, on one thread."""
+    from inference.tools.commands import run
     from training.__main__ import app  # not at the top: the processes that run this file start sooner without
-    from training.commands import run
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

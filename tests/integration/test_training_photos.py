@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from training import synthetic, weights
+from inference import weights
+from inference.inputs.image.decode import decode
+from inference.tools.commands import run
+from models import make_network, photos
+from models.data import synthetic
 from training.__main__ import app
-from training.commands import run
-from training.inputs import decode
-from training.models import photos
 
 TRAINING = ("--arch", "shufflenet_v2_x0_5", "--epochs", "1", "--device", "cpu")
 
@@ -53,7 +54,7 @@ def test_the_metrics_say_that_the_pictures_are_synthetic_and_which_network_answe
 def test_the_metrics_are_those_of_the_published_weights_on_the_held_out_files(
     workspace: Path, metrics: dict[str, Any]
 ) -> None:
-    network, contract = weights.read(workspace / "photos/weights.safetensors")
+    network, contract = weights.read(workspace / "photos/weights.safetensors", make_network)
     files = sorted((workspace / "data/photos/synthetic/test").rglob("*.jpg"))
     wanted = torch.tensor([contract.labels.index(file.parent.name) for file in files])
     with torch.inference_mode():

@@ -16,14 +16,14 @@ from torch import nn
 
 from client.catalogue import Worker
 from client.client import Client
-from export import parity
-from export.runtime import Logits
-from serve.protocol import NPY
+from inference import parity, weights
+from inference.base import Pixels
+from inference.contract import Contract
+from inference.inputs.image.decode import decode
+from inference.protocol import NPY
+from inference.runtime import Logits
+from models import make_network
 from tests.workspace import Workspace
-from training import weights
-from training.contract import Contract
-from training.decoded import Pixels
-from training.inputs import decode
 
 RUNTIMES = ("eager", "torchscript", "onnx", "aoti")
 
@@ -80,7 +80,7 @@ class Eager:
 
     @classmethod
     def read(cls, artifacts: Path) -> "Eager":
-        return cls(*weights.read(artifacts / "weights.safetensors"))
+        return cls(*weights.read(artifacts / "weights.safetensors", make_network))
 
     @torch.inference_mode()
     def run(self, pixels: Pixels) -> Logits:

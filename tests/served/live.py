@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export import manifest
-from export.archive import read_goldens
-from export.goldens import Goldens
-from export.manifest import Archive, Manifest
+from inference.goldens import Goldens
+from inference.store import manifest
+from inference.store.archive import read_goldens
+from inference.store.manifest import Archive, Manifest
 from serve import versions
-from serve.management import Management
-from serve.record import Server, recall
+from serve.torchserve.management import Management
+from serve.torchserve.record import Server, recall
 from tests.workspace import Workspace
 from tests.zips import rewrite
 

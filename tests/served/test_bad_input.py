@@ -15,10 +15,11 @@ import pytest
 import requests
 from PIL import ExifTags, Image
 
-from export.goldens import Goldens
-from export.runtime import Loaded, Logits, runtime_module
-from serve.protocol import BODY_LIMIT, NPY, TOP_K
-from serve.torchserve import threads_per_worker
+from inference.goldens import Goldens
+from inference.protocol import BODY_LIMIT, NPY, TOP_K
+from inference.runtime import Loaded, Logits, runtime_module
+from inference.tools.limits import threads_per_worker
+from models import make_network
 from tests.served.asking import RUNTIMES, Eager, Raw, close, npy
 from tests.unit.test_inputs import Trap, animated, encoded, noise, png
 from tests.workspace import Workspace
@@ -100,7 +101,7 @@ def goldens(served: Workspace) -> Goldens:
 def onnx(served: Workspace) -> Loaded:
     """The runtime in this process, on as many threads as in a worker."""
     module = runtime_module("onnx")
-    return module.load(served.artifacts / module.ARTIFACT, "cpu", threads_per_worker(len(RUNTIMES)))
+    return module.load(served.artifacts / module.ARTIFACT, "cpu", threads_per_worker(len(RUNTIMES)), make_network)
 
 
 @contextmanager

@@ -17,16 +17,16 @@ import psutil
 import pytest
 from PIL import Image
 
-from client import compare
 from client.__main__ import main
+from client.compare import command as compare
 from client.errors import TimedOut
-from export.goldens import Goldens
-from export.manifest import Archive, Manifest
+from inference.goldens import Goldens
+from inference.inputs.image.decode import decode
+from inference.store.manifest import Archive, Manifest
+from models.digits import SAMPLE_NAMES, data
 from tests.served.asking import RUNTIMES, Eager, Raw
 from tests.unit.test_inputs import encoded
 from tests.workspace import ROOT, Workspace, free_port
-from training.inputs import decode
-from training.models.digits import SAMPLE_NAMES, data
 
 MANY = 2_000
 FORMS = (("png", "L"), ("jpeg", "L"), ("webp", "RGB"), ("png", "P"), ("jpeg", "CMYK"))

@@ -20,12 +20,14 @@ import psutil
 import pytest
 import requests
 
-from export import manifest
-from export.archive import read_goldens
-from export.manifest import Manifest
-from serve import limits, record, server
-from serve.record import NotServing, Server
-from serve.torchserve import MAIN_CLASS, Ports
+from inference.store import manifest
+from inference.store.archive import read_goldens
+from inference.store.manifest import Manifest
+from inference.tools import limits
+from serve import server
+from serve.torchserve import record
+from serve.torchserve.launch import MAIN_CLASS, Ports
+from serve.torchserve.record import NotServing, Server
 from tests.snapshot import snapshot
 from tests.workspace import READ_ONLY, ROOT, Workspace, no_room_above
 from tests.zips import rewrite

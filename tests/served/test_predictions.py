@@ -15,15 +15,16 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
-from export.goldens import Goldens
-from export.manifest import Manifest
-from serve.protocol import ATTESTED, NPY, TOP_K
-from serve.torchserve import Ports, threads_per_worker
+from inference.base import Pixels
+from inference.goldens import Goldens
+from inference.protocol import ATTESTED, NPY, TOP_K
+from inference.store.manifest import Manifest
+from inference.tools.files import sha256
+from inference.tools.limits import threads_per_worker
+from serve.torchserve.launch import Ports
 from tests.served.asking import RUNTIMES, Eager, Raw, close, npy
 from tests.unit.test_inputs import noise
 from tests.workspace import ROOT, Workspace
-from training.decoded import Pixels
-from training.files import sha256
 
 PROVIDERS = {
     "eager": "torch",

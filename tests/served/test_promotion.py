@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from client.connection import ONCE
-from export import manifest
-from export.goldens import Goldens
-from export.runtime import Logits
-from serve import limits, versions
+from inference.goldens import Goldens
+from inference.runtime import Logits
+from inference.store import manifest
+from inference.tools import limits
+from serve import versions
 from tests.served.asking import close
 from tests.served.live import MODEL, Live, two_versions
 from tests.workspace import Workspace

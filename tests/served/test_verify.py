@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import http_hops
-from export.goldens import Goldens
-from serve.protocol import NPY
+from client.verify import http_hops
+from inference.contract import Contract
+from inference.goldens import Goldens
+from inference.protocol import NPY
+from inference.tools.files import sha256
 from tests.served.asking import RUNTIMES, Raw, npy
 from tests.served.verifying import (
     BATCHED,
@@ -34,8 +36,6 @@ from tests.served.verifying import (
 )
 from tests.unit.scripted_server import Call, Reply, failure
 from tests.workspace import Workspace, free_port
-from training.contract import Contract
-from training.files import sha256
 
 HOPS = ["decode", "eager", "runtime", "handler", "http", "http_batched", "http_load"]
 OVER_HTTP = HOPS[4:]
@@ -110,12 +110,12 @@ def test_another_network_is_found_at_eager(verifier: Verifier) -> None:
 @pytest.mark.parametrize(
     ("hop", "file", "old", "new"),
     [
-        ("decode", "training/inputs.py", "Resampling.BILINEAR", "Resampling.NEAREST"),
-        ("decode", "training/inputs.py", "if not body:", "if body:"),
-        ("runtime", "export/runtime.py", "= self.run(batch)\n", "= self.walk(batch)\n"),
+        ("decode", "inference/inputs/image/decode.py", "Resampling.BILINEAR", "Resampling.NEAREST"),
+        ("decode", "inference/inputs/image/decode.py", "if not body:", "if body:"),
+        ("runtime", "inference/runtime.py", "= self.run(batch)\n", "= self.walk(batch)\n"),
         ("handler", "handler.py", "return [answer.body for", "return [answer.text for"),
-        ("runtime", "export/runtime.py", "= self.run(batch)\n", "= self.run(batch) * np.float32(1.0001)\n"),
-        ("handler", "serve/predictor.py", "joined(inputs)\n", "joined(inputs)[::-1]\n"),
+        ("runtime", "inference/runtime.py", "= self.run(batch)\n", "= self.run(batch) * np.float32(1.0001)\n"),
+        ("handler", "inference/predictor.py", "joined(inputs)\n", "joined(inputs)[::-1]\n"),
     ],
 )
 def test_an_archive_that_computes_otherwise_is_red_at_the_first_hop_that_differs(
@@ -127,7 +127,7 @@ def test_an_archive_that_computes_otherwise_is_red_at_the_first_hop_that_differs
 
 
 def test_a_golden_that_is_refused_is_told_by_its_name(verifier: Verifier) -> None:
-    verifier.change_archive("digits-onnx", "training/inputs.py", "if not body:", "if body:")
+    verifier.change_archive("digits-onnx", "inference/inputs/image/decode.py", "if not body:", "if body:")
     found = verifier.run("digits-onnx", requests=FEW)
     assert found.report
     sentences = {hop["hop"]: hop["sentence"] for hop in found.report["models"][0]["hops"]}
@@ -403,5 +403,5 @@ def test_an_archive_that_is_no_zip_could_not_be_checked(verifier: Verifier) -> N
 
 
 def test_an_archive_of_older_code_could_not_be_checked(verifier: Verifier) -> None:
-    verifier.change_archive("digits-onnx", "serve/inprocess.py", '"refused": ', '"refusal": ')
+    verifier.change_archive("digits-onnx", "inference/selfcheck.py", '"refused": ', '"refusal": ')
     assert "exported by another version of this project" in verifier.run("digits-onnx", code=2).err

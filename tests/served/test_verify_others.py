@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import requests
 
-from export import archive
+from inference.store.archive import environment, unpacked
 from tests.served.verifying import BATCHED, FEW, LOAD, Verifier
 from tests.workspace import ROOT, Workspace, free_port
 
@@ -22,11 +22,11 @@ STARTING_SECONDS = 60
 def other_server(served: Workspace) -> Iterator[str]:
     """The ONNX archive behind FastAPI, which sees nothing of this repository but the app."""
     port = free_port()
-    with archive.unpacked(served.store / "digits-onnx-1.0.mar") as folder:
-        environment = {**archive.environment(1), "NAME": "digits-onnx", "VERSION": "1.0"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(folder), environment["PYTHONPATH"]])
+    with unpacked(served.store / "digits-onnx-1.0.mar") as folder:
+        apart = environment(1)
+        apart["PYTHONPATH"] = os.pathsep.join([str(folder), apart["PYTHONPATH"]])
         command = ["uvicorn", "--app-dir", str(Path(__file__).parent), "--port", str(port), "fastapi_app:app"]
-        server = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=environment)
+        server = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=apart)
         try:
             _wait(f"http://127.0.0.1:{port}/docs", server)
             yield f"http://127.0.0.1:{port}"

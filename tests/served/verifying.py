@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import http_hops
 from client.__main__ import main
-from export.goldens import Goldens
-from export.manifest import Manifest, describe
-from serve.protocol import ATTESTED, NPY
+from client.verify import http_hops
+from inference.goldens import Goldens
+from inference.protocol import ATTESTED, NPY
+from inference.store.manifest import Manifest, describe
 from tests.served.asking import Raw, npy
 from tests.unit.scripted_server import Call, Reply, scripted
 from tests.workspace import Workspace

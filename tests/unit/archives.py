@@ -1,6 +1,6 @@
 """An archive's entry in the manifest, as a test needs it."""
 
-from export.manifest import Archive
+from inference.store.manifest import Archive
 
 ARCHIVE = Archive(
     file="digits-onnx-1.0.mar",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import requests
 
-from serve.protocol import ATTESTED, JSON, NPY
+from inference.protocol import ATTESTED, JSON, NPY
 
 
 @dataclass(frozen=True)

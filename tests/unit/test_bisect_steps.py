@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from export.goldens import Goldens
-from export.layers import Layers, compare_layers
-from export.parity import Tolerance
-from export.steps import Step, kind, same_steps
-from export.walks import Walk, walk_onnx
-from training.decoded import Pixels
+from export.diagnose.layers import Layers, compare_layers
+from export.diagnose.steps import Step, kind, same_steps
+from export.diagnose.walks import Walk, walk_onnx
+from inference.base import Pixels
+from inference.goldens import Goldens
+from inference.parity import Tolerance
 
 Shape = tuple[int, ...]
 

@@ -17,8 +17,8 @@ from client.answers import Logits, Prediction
 from client.client import Client
 from client.errors import ClientError, Rejected, ServerFailed, TimedOut
 from client.payloads import payload
+from inference.base import BadInput
 from tests.unit.scripted_server import ATTESTATION, Call, Reply, Server, answer, failure, npy, one, response, scripted
-from training.decoded import BadInput
 
 MODEL = "digits-onnx"
 BATCH = np.zeros((2, 28, 28, 1), np.uint8)

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.asker import DECODERS, Asked, Asker
 from client.client import Client
 from client.connection import Retries
 from client.errors import ServerFailed, TimedOut, TokenRejected, Unreachable
-from client.store_names import served_names
-from export.goldens import Goldens
-from export.manifest import Archive, File, Manifest
-from serve.protocol import ATTESTED
+from client.verify.asker import DECODERS, Asked, Asker
+from client.verify.store_names import served_names
+from inference.goldens import Goldens
+from inference.protocol import ATTESTED
+from inference.store.manifest import Archive, File, Manifest
 from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, answer, failure, npy, scripted
 from tests.unit.test_client_retries import free_port
 from tests.unit.test_contract import DIGITS

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from client.__main__ import main
-from serve.protocol import NPY
+from inference.protocol import NPY
 from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, Script, Server, answer, failure, one, scripted
 from tests.unit.test_client_answers import described
 from tests.unit.test_client_retries import free_port

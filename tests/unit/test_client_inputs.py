@@ -12,12 +12,12 @@ from PIL import Image
 
 from client.client import Client
 from client.payloads import Input, payload
-from serve.protocol import BODY_LIMIT, NPY
+from inference.base import BadInput, Pixels
+from inference.contract import ImageInput
+from inference.inputs.image.decode import decode
+from inference.npy import decode_npy
+from inference.protocol import BODY_LIMIT, NPY
 from tests.unit.scripted_server import answer, npy, one, scripted
-from training.contract import ImageInput
-from training.decoded import BadInput, Pixels
-from training.inputs import decode
-from training.npy import decode_npy
 
 SPEC = ImageInput(height=28, width=28, channels=1)
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")

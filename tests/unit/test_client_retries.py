@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from client.client import Client
 from client.connection import Retries
-from client.errors import Rejected, ServerFailed, TimedOut, TokenRejected, UnknownModel, Unreachable, WorkerDied
+from client.errors import (
+    Rejected,
+    ServerFailed,
+    TimedOut,
+    TokenRejected,
+    UnknownModel,
+    Unreachable,
+    WorkerDied,
+)
 from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, answer, failure, one, scripted
 
 QUICK = Retries(busy=2.0, refused=0.3, first_delay=0.01, longest_delay=0.05)

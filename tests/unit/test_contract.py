@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from training.contract import Contract, ImageInput
+from inference.contract import Contract, ImageInput
 
 DIGITS = Contract(
     model="digits",

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import evidence, parity
-from export.evidence import Evidence, Seen
+from export.calibration import evidence
+from export.calibration.evidence import Evidence, Seen
+from inference import parity
 
 ROWS = tomllib.loads(parity.TABLE.read_text())["tolerance"]
 HELD = evidence.read_all()

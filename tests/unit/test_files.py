@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.files import publish, sha256
+from inference.tools.files import publish, sha256
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
     code = (
-        "import os, pathlib, signal, sys; from training.files import publish\n"
+        "import os, pathlib, signal, sys; from inference.tools.files import publish\n"
         "with publish(pathlib.Path(sys.argv[1])) as draft:\n"
         "    draft.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.fit_cuda import COARSE, FLOAT32_BITS, KEPT_SIDE, Line, line
-from training.fit_cuda import fit as fit_all
-from training.inputs import fit
-from training.models.photos import INPUT
+from inference.inputs.image.decode import fit
+from inference.inputs.image.fit_cuda import COARSE, FLOAT32_BITS, KEPT_SIDE, Line, line
+from inference.inputs.image.fit_cuda import fit as fit_all
+from models.photos import INPUT
 
 SIZES = [(8, 8), (10, 100), (224, 224), (256, 256), (257, 300), (375, 500), (500, 375), (1024, 1500), (2250, 3000)]
 CPU = torch.device("cpu")

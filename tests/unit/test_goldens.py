@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from export.goldens import Goldens
-from export.requests import FORMS, OTHER_PHOTO_SIZES, PHOTO_FORMS, PHOTO_SIZES, SIZES, make_requests
-from training.contract import ImageInput
-from training.decoded import Pixels
-from training.inputs import decode
-from training.models import digits
+from inference.base import Pixels
+from inference.contract import ImageInput
+from inference.goldens import Goldens
+from inference.inputs.image.decode import decode
+from inference.inputs.image.forms import FORMS, OTHER_PHOTO_SIZES, PHOTO_FORMS, PHOTO_SIZES, SIZES, make_requests
+from models import digits
 
 HELD_OUT = digits.data("bundled", Path()).held_out.images
 REQUESTS = dict(make_requests(HELD_OUT, digits.INPUT))
@@ -149,8 +149,8 @@ def test_there_are_at_least_64_and_no_two_are_the_same() -> None:
 def test_each_is_made_of_another_scan() -> None:
     """So with every form made the same and every size too, all still differ in content."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.requests.PHOTO_FORMS", dict.fromkeys(PHOTO_FORMS, FORMS["png grey"]))
-        patch.setattr("export.requests.SIZES", [(28, 28)] * len(SIZES))
+        patch.setattr("inference.inputs.image.forms.PHOTO_FORMS", dict.fromkeys(PHOTO_FORMS, FORMS["png grey"]))
+        patch.setattr("inference.inputs.image.forms.SIZES", [(28, 28)] * len(SIZES))
         assert len({body for _, body in make_requests(HELD_OUT, digits.INPUT)}) == len(REQUESTS)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from serve.handler import Handler
+from serve.torchserve.handler import Handler
 
 DEVICE = "cuda:0"
 

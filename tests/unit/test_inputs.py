@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from training.contract import ImageInput
-from training.decoded import BadInput, Pixels
-from training.inputs import decode, from_image, read_image
-from training.npy import NPY, decode_npy
+from inference.base import BadInput, Pixels
+from inference.contract import ImageInput
+from inference.inputs.image.decode import decode, from_image, read_image
+from inference.npy import NPY, decode_npy
 
 GREY = ImageInput(height=28, width=28, channels=1)
 RGB = ImageInput(height=28, width=28, channels=3)

@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from export.requests import FORMS, PHOTO_FORMS
+from inference.base import BadInput, Decoded, OutOfMemory
+from inference.contract import ImageInput
+from inference.inputs.image import decoders
+from inference.inputs.image import nvjpeg as inputs_cuda
+from inference.inputs.image.decode import UPRIGHT, decode, read_image
+from inference.inputs.image.decoders import CPU, DECODERS, NVJPEG, NVJPEG_OR_CPU, Decoder, decoder_named, unsuited
+from inference.inputs.image.forms import FORMS, PHOTO_FORMS
+from models.photos import INPUT
 from tests.unit.test_inputs_photos import EMPTY_SCAN
-from training import decoders, inputs_cuda
-from training.contract import ImageInput
-from training.decoded import BadInput, Decoded, OutOfMemory
-from training.decoders import CPU, DECODERS, NVJPEG, NVJPEG_OR_CPU, Decoder, decoder_named, unsuited
-from training.inputs import UPRIGHT, decode, read_image
-from training.models.photos import INPUT
 
 
 def photo(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:

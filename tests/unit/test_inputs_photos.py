@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
+from inference.base import BadInput, Pixels
+from inference.inputs.image.decode import decode, from_image, read_image
 from tests.unit.test_inputs import CROP, RGB, edits, encoded, noise
-from training.decoded import BadInput, Pixels
-from training.inputs import decode, from_image, read_image
 
 # Of 16 × 16 pixels and by libjpeg-turbo's cjpeg and imagecodecs, because Pillow writes neither.
 ARITHMETIC = base64.b64decode(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from client.answers import Candidate, Logits, Prediction
-from client.json_checks import disagreement, score_bound
+from client.verify.json_checks import disagreement, score_bound
 
 LABELS = ("a", "b", "c", "d")
 LOGITS = np.array([0.5, 3.0, -2.0, 2.5], np.float32)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serve import limits
+from inference.tools import limits
 
 UNLIMITED = "9223372036854771712\n"
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
-from client.arrivals import Arrival, schedule
-from client.campaign import Campaign
-from client.find_max import RESOLUTION, STEPS, bisect, confirm
-from client.generators import Run
-from client.histogram import Histogram
-from client.load_options import LoadOptions
-from client.load_plan import Requests, Seen
-from client.load_result import Result
+from client.load.arrivals import Arrival, schedule
+from client.load.campaign import Campaign
+from client.load.find_max import RESOLUTION, STEPS, bisect, confirm
+from client.load.generators import Run
+from client.load.histogram import Histogram
+from client.load.options import LoadOptions
+from client.load.plan import Requests, Seen
+from client.load.result import Result
 
 
 @pytest.mark.parametrize("arrival", ["poisson", "constant"])
@@ -271,7 +271,7 @@ def test_what_cannot_be_done_is_refused_with_a_sentence(changes: dict[str, objec
 def test_half_the_cores_send_at_most(
     monkeypatch: pytest.MonkeyPatch, machine: int, changes: dict[str, object], count: int
 ) -> None:
-    monkeypatch.setattr("client.load_options.cores", lambda: machine)
+    monkeypatch.setattr("client.load.options.cores", lambda: machine)
     assert options(**changes).generators == count
 
 

@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from client import compare
+from client.compare import command as compare
+from client.compare.timing import Target
 from client.errors import ServerFailed
 from client.payloads import images_per_request
-from client.timing import Target
-from serve import inprocess
+from inference import selfcheck as inprocess
+from inference.contract import ImageInput
 from tests.unit.scripted_server import Reply, failure, scripted
 from tests.unit.test_contract import DIGITS
-from training.contract import ImageInput
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client import find_max
-from client.asker import Asker
 from client.client import Client
-from export.manifest import Archive, File, Manifest, describe
-from serve.protocol import ATTESTED, NPY
+from client.load import find_max
+from client.verify.asker import Asker
+from inference.protocol import ATTESTED, NPY
+from inference.store.manifest import Archive, File, Manifest, describe
 from tests.unit.archives import ARCHIVE
 from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, failure, npy, scripted
 from tests.unit.test_client_checks import CONTRACT
@@ -265,6 +265,6 @@ def test_a_package_that_is_missing_is_named(
     module: str,
     package: str,
 ) -> None:
-    monkeypatch.setattr("client.load.find_spec", lambda name: None if name == module else name)
+    monkeypatch.setattr("client.load.command.find_spec", lambda name: None if name == module else name)
     sentence = refused(shell, Service(archive), "digits-onnx", "--rate", "9")
     assert sentence == f"load needs {package}. Install it, or make setup where this project lies.\n"

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from client.arrivals import schedule
 from client.cannot_check import CannotCheck
-from client.generators import Generators, Run
-from client.load_plan import Requests
-from client.load_result import Result
-from client.wire import post
+from client.load.arrivals import schedule
+from client.load.generators import Generators, Run
+from client.load.plan import Requests
+from client.load.result import Result
+from client.load.wire import post
 from tests.unit.scripted_server import Call, Reply, Script, failure, scripted
 from tests.unit.test_client_retries import free_port
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import requests
 
-from export.goldens import Goldens
-from serve.management import Management, Refused
-from serve.record import Server
+from inference.goldens import Goldens
+from serve.torchserve.management import Management, Refused
+from serve.torchserve.record import Server
 from tests.unit.archives import ARCHIVE
 from tests.unit.scripted_server import Reply, scripted
 

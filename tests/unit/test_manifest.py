@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from export import manifest
-from export.manifest import Archive, Manifest
+from inference.store import manifest
+from inference.store.manifest import Archive, Manifest
 from tests.unit.archives import ARCHIVE
 
 ONNX = ARCHIVE

@@ -17,14 +17,14 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from export.runtime import Loaded
-from serve.handler import Handler
-from serve.messages import Answer, Request
-from serve.metrics import ARRIVAL, LONGEST_SECONDS, SECONDS, Metrics
-from serve.predictor import Predictor
-from serve.protocol import ATTESTED, JSON, NPY
-from training.contract import Contract, ImageInput
-from training.decoders import CPU, decoder_named
+from inference.contract import Contract, ImageInput
+from inference.inputs.image.decoders import CPU, decoder_named
+from inference.messages import Answer, Request
+from inference.metrics import ARRIVAL, LONGEST_SECONDS, SECONDS, Metrics
+from inference.predictor import Predictor
+from inference.protocol import ATTESTED, JSON, NPY
+from inference.runtime import Loaded
+from serve.torchserve.handler import Handler
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = Contract(
@@ -196,8 +196,8 @@ import os, sys, time
 pid, version, starts = sys.argv[1:]
 if pid != "own":
     os.getpid = lambda: int(pid)
-from serve.metrics import Metrics
-from serve.messages import Answer
+from inference.metrics import Metrics
+from inference.messages import Answer
 metrics = Metrics("letters-eager", version, ["a", "b"])
 for _ in range(int(starts)):
     metrics.started()

@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import dashboard
 from benchmarks.dashboard import Query, Sample
+from inference.metrics import SECONDS, Metrics
 from serve import exporter
 from serve.exporter import Exporter
-from serve.metrics import SECONDS, Metrics
-from serve.record import NAME, NotServing, Server
+from serve.torchserve.record import NAME, NotServing, Server
 from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, scripted
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from export import parity
-from export.goldens import Goldens
-from export.parity import Comparison, Flip, Tolerance
-from export.runtime import Logits, float32_names, runtime_names
-from training.decoded import Pixels
+from inference import parity
+from inference.base import Pixels
+from inference.goldens import Goldens
+from inference.parity import Comparison, Flip, Tolerance
+from inference.runtime import Logits, float32_names, runtime_names
 
 EXACT = Tolerance(0, 0, 0, "a test")
 EAGER = [[0.0, 4.0, 1.0], [2.0, -8.0, 1.5], [3.0, 0.0, 5.0]]

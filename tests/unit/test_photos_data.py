@@ -9,11 +9,11 @@ import pytest
 from PIL import ExifTags, Image
 from scipy.io import savemat  # type: ignore[import-untyped]
 
-from training import dogs, photo_files, synthetic
+from inference.inputs.image.decode import decode
+from inference.tools.files import sha256
+from models import photos
+from models.data import dogs, photo_files, synthetic
 from training.__main__ import check_readable, sizes
-from training.files import sha256
-from training.inputs import decode
-from training.models import photos
 
 
 def save(path: Path, shade: int, size: tuple[int, int] = (40, 30)) -> Path:

@@ -9,10 +9,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as reference
 
-from training import weights
-from training.contract import Contract
+from inference import weights
+from inference.contract import Contract
+from models import Model, Split, make_network, photos
 from training.loop import last_layer
-from training.models import Model, Split, photos
 
 
 def images(count: int, height: int = 256, width: int = 256) -> Tensor:
@@ -70,7 +70,7 @@ def test_weights_are_read_back_into_the_arch_that_they_were_trained_for(tmp_path
     made = contract("shufflenet_v2_x0_5")
     network = photos.network(made).eval()
     weights.write(tmp_path / "weights.safetensors", network, made)
-    back, found = weights.read(tmp_path / "weights.safetensors")
+    back, found = weights.read(tmp_path / "weights.safetensors", make_network)
     assert found == made
     assert torch.equal(back(images(2, 224, 224)), network(images(2, 224, 224)))
 

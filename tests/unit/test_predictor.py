@@ -17,19 +17,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from export import on_cuda, runtime
-from export.goldens import Goldens
-from export.on_torch import runner
-from export.runtime import CannotRun, Loaded, Logits, joined
-from export.runtimes import onnx as onnx_runtime
-from serve.messages import Answer, Request
-from serve.predictor import Predictor
-from serve.protocol import ATTESTED, JSON, NPY, RETRY_AFTER
-from training import weights
-from training.contract import Contract, ImageInput
-from training.decoded import BadInput, Decoded, OutOfMemory, Pixels, out_of_memory
-from training.decoders import CPU, decoder_named
-from training.models import digits
+from inference import cuda_graph as on_cuda
+from inference import runtime, weights
+from inference.base import BadInput, Decoded, OutOfMemory, Pixels, out_of_memory
+from inference.bundle import Bundle
+from inference.contract import Contract, ImageInput
+from inference.goldens import Goldens
+from inference.inputs.image.decoders import CPU, decoder_named
+from inference.messages import Answer, Request
+from inference.predictor import Predictor
+from inference.protocol import ATTESTED, JSON, NPY, RETRY_AFTER
+from inference.runtime import CannotRun, Loaded, Logits, joined
+from inference.runtimes import onnx as onnx_runtime
+from inference.torch_graph import runner
+from models import digits
 
 CONTRACT = Contract(
     model="letters",
@@ -512,11 +513,23 @@ def archive(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     weights.write(tmp_path / "model.safetensors", digits.network(contract), contract)
     (tmp_path / "contract.json").write_text(contract.to_json())
+    (tmp_path / "digits.py").write_bytes(Path(str(digits.__file__)).read_bytes())
     return tmp_path
 
 
+BUNDLE = Bundle(
+    name="digits-eager",
+    version="2.0",
+    runtime="eager",
+    device="cpu",
+    decoder="cpu",
+    batch_size=32,
+    model_file="digits.py",
+)
+
+
 def test_what_is_loaded_attests_itself(archive: Path) -> None:
-    predictor = Predictor.load(archive, "eager", "cpu", 1, "digits-eager", "2.0")
+    predictor = BUNDLE.load(archive, "cpu", 1)
     assert {
         "runtime": "eager",
         "provider": "torch",
@@ -532,9 +545,9 @@ def test_what_is_loaded_attests_itself(archive: Path) -> None:
 @pytest.mark.parametrize(("device", "threads"), [("cpu", 16), ("cuda:0", 1)])
 def test_beside_a_gpu_one_thread_is_enough(device: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
-    module = SimpleNamespace(load=lambda _, __, threads: given.append(threads))
+    module = SimpleNamespace(load=lambda _, __, threads, ___: given.append(threads))
     monkeypatch.setattr(runtime, "runtime_module", lambda _: module)
-    runtime.load_artifact("eager", Path("model"), device, 16)
+    runtime.load_artifact("eager", Path("model"), device, 16, digits.network)
     assert given == [threads]
 
 
@@ -542,4 +555,4 @@ def test_an_artifact_with_another_contract_than_the_archives_is_not_loaded(archi
     other = Contract.read(archive / "contract.json").model_copy(update={"mean": (0.31,)})
     (archive / "contract.json").write_text(other.to_json())
     with pytest.raises(RuntimeError, match=r"model\.safetensors and contract\.json hold different contracts"):
-        Predictor.load(archive, "eager", "cpu", 1, "digits-eager", "1.0")
+        BUNDLE.load(archive, "cpu", 1)

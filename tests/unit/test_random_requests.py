@@ -5,10 +5,10 @@ import pytest
 
 from benchmarks.random_requests import FORMS, KINDS, LONGEST, RandomRequests
 from client.payloads import payload
-from training.contract import ImageInput
-from training.inputs import decode
-from training.models.digits import INPUT as DIGITS
-from training.models.photos import INPUT as PHOTOS
+from inference.contract import ImageInput
+from inference.inputs.image.decode import decode
+from models.digits import INPUT as DIGITS
+from models.photos import INPUT as PHOTOS
 
 
 def requests(spec: ImageInput, seed: int = 0) -> RandomRequests:

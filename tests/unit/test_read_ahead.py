@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ts.protocol import otf_message_handler
 
-from serve.read_ahead import read_ahead
+from serve.torchserve.handler import _read_ahead as read_ahead
 
 END = struct.pack("!i", -1)
 HEADERS = {"Host": "127.0.0.1", "Content-Type": "image/jpeg", "Accept": "*/*"}

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.archive import ROOT, environment
-from serve import torchserve
-from serve.protocol import BODY_LIMIT
-from serve.torchserve import Ports
+from export.archive import ROOT
+from inference.protocol import BODY_LIMIT
+from inference.store.archive import environment
+from inference.tools import limits
+from serve.torchserve import launch as torchserve
+from serve.torchserve.launch import Ports
 from tests.unit.archives import ARCHIVE
 
 BEFORE = ARCHIVE.model_copy(update={"file": "digits-onnx-0.9.mar", "version": "0.9"})
@@ -207,7 +209,7 @@ def test_freed_memory_stays_with_the_process_unless_it_was_set_otherwise(monkeyp
 def test_all_workers_together_have_no_more_threads_than_cores(workers: int, cores: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-        threads = torchserve.threads_per_worker(workers)
+        threads = limits.threads_per_worker(workers)
     assert threads >= 1
     assert workers * threads <= max(cores, workers)
     assert (threads + 1) * workers > cores  # and none is left idle that could be given to each

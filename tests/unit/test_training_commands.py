@@ -7,8 +7,8 @@ import sys
 import pytest
 import typer
 
-from training.commands import CannotCheck, no_crash_is_a_difference, run
-from training.decoded import OutOfMemory
+from inference.base import OutOfMemory
+from inference.tools.commands import CannotCheck, no_crash_is_a_difference, run
 
 
 def end(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> int | str | None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.datasets import MNIST
 
-from training.contract import Contract
-from training.models import Data, Model, Recipe, Split, digits, model_module, zoo
+from inference.contract import Contract
+from models import Data, Model, Recipe, Split, digits, model_module, zoo
 
 NOWHERE = Path("no folder")
 BUNDLED = "64b4dec87914819dd8088567dcb5c4f83c15785fc92924efd890826f7ad5dd24"

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from training import weights
-from training.contract import Contract
-from training.models import digits
+from inference import weights
+from inference.contract import Contract
+from models import digits, make_network
 
 CONTRACT = Contract(model="digits", input=digits.INPUT, mean=(0.3,), std=(0.4,), labels=digits.LABELS)
 
@@ -27,7 +27,7 @@ def path(tmp_path: Path, network: nn.Module) -> Path:
 
 
 def test_what_was_written_is_read_bit_by_bit(path: Path, network: nn.Module) -> None:
-    again, contract = weights.read(path)
+    again, contract = weights.read(path, make_network)
     assert contract == CONTRACT
     assert not again.training
     assert again.state_dict().keys() == network.state_dict().keys()
@@ -44,26 +44,26 @@ def test_the_same_network_gives_the_same_bytes(path: Path, network: nn.Module) -
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is missing\. Train first: python -m training digits"):
-        weights.read(tmp_path / "digits/weights.safetensors")
+        weights.read(tmp_path / "digits/weights.safetensors", make_network)
 
 
 @pytest.mark.parametrize("left", [0, 7, 100, -1])
 def test_a_shortened_file_is_damaged(path: Path, left: int) -> None:
     path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(ValueError, match="is damaged"):
-        weights.read(path)
+        weights.read(path, make_network)
 
 
 def test_weights_without_a_contract_are_refused(path: Path) -> None:
     save_file(load_file(path), path)
     with pytest.raises(ValueError, match="holds no contract"):
-        weights.read(path)
+        weights.read(path, make_network)
 
 
 def test_a_contract_that_is_none_is_refused(path: Path) -> None:
     save_file(load_file(path), path, metadata={"contract": "{}"})
     with pytest.raises(ValueError, match=r"holds no contract.* Train again"):
-        weights.read(path)
+        weights.read(path, make_network)
 
 
 @pytest.mark.parametrize("change", ["missing", "surplus", "reshaped"])
@@ -76,11 +76,11 @@ def test_weights_that_do_not_fit_the_network_are_refused(path: Path, change: str
         )
     save_file(tensors, path, metadata={"contract": CONTRACT.to_json()})
     with pytest.raises(ValueError, match="does not fit the network of digits"):
-        weights.read(path)
+        weights.read(path, make_network)
 
 
 def test_weights_of_an_unknown_model_are_refused(path: Path) -> None:
     contract = CONTRACT.model_copy(update={"model": "cats"})
     save_file(load_file(path), path, metadata={"contract": contract.to_json()})
     with pytest.raises(ValueError, match="no model 'cats'"):
-        weights.read(path)
+        weights.read(path, make_network)

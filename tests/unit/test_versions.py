@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from export.manifest import Archive, Manifest
+from inference.store.manifest import Archive, Manifest
 from serve.versions import (
     NAME,
     Promoted,

@@ -1,0 +1,1 @@
+"""`client compare`: the runtimes beside each other."""

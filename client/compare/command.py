@@ -1,0 +1,245 @@
+"""`python -m client compare`: the runtimes side by side, in process and served, in one run."""
+
+import importlib.util
+import json
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from client.cannot_check import CannotCheck, no_crash_is_a_difference
+from client.client import Client
+from client.compare.tables import Figures, Row, tables
+from client.compare.timing import Target, Timing
+from client.errors import Unreachable
+from client.options import Artifacts, ManagementUrl, Store, Url, console
+from client.payloads import images_per_request, payload
+from client.tokens import is_local
+from client.verify.asker import Asker
+from client.verify.store_names import served_names
+from inference import parity
+from inference.contract import Contract
+from inference.goldens import Goldens
+from inference.store.archive import run_inprocess
+from inference.store.manifest import Archive, Manifest, check
+from inference.tools.environment import environment
+from inference.tools.files import publish
+from inference.tools.limits import threads_per_worker
+
+ROUNDS = 3
+REQUESTS = 300
+WARM_UP = 50
+CONNECTIONS = 16
+PHASE_SECONDS = 2.0  # a phase sends no more after that, whatever its number of requests
+TOTAL_SECONDS = 95  # no round begins that would end later
+NEEDED = ("torch", "matplotlib", "psutil")  # which the client alone installs without
+
+
+class Contender:
+    """One served model, measured `ROUNDS` times; each round gives figures by name, in seconds, per second or bytes."""
+
+    def __init__(self, asker: Asker, archive: Archive, path: Path, threads: int) -> None:
+        self.asker, self.client, self.name, self.goldens = asker, asker.client, asker.model, asker.goldens
+        self.archive, self.path, self.threads = archive, path, threads
+        self.rounds: list[Figures] = []
+        self.memory: list[float] = []
+
+    def measure(self) -> None:
+        self.rounds.append(self._inprocess() | self._served())
+        self.memory += self._memory()
+
+    def _inprocess(self) -> Figures:
+        try:
+            found = run_inprocess("timings", self.path, self.threads)
+        except RuntimeError as error:
+            raise CannotCheck(f"{self.name}: {error}") from None
+        p50, p99 = np.percentile(found["one"], [50, 99])
+        images = int(found["batch_size"]) / np.median(found["batch"])
+        return {
+            "load_s": float(found["load"]),
+            "cold_first_answer_s": float(found["cold"]),
+            "inprocess_p50_s": p50,
+            "inprocess_p99_s": p99,
+            "inprocess_images_per_s": images,
+        }
+
+    def _served(self) -> Figures:
+        count = images_per_request(self.asker.contract)
+        array = payload(self.goldens.pixels[np.arange(count) % len(self.goldens)])
+        images = Target(self.client.url, self.name)
+        arrays = Target(self.client.url, self.name, array.content_type)
+        bodies = _repeat(self.goldens.requests, REQUESTS)
+        images.time(bodies[:WARM_UP], CONNECTIONS, PHASE_SECONDS / 4)
+        one = images.time(bodies, 1, PHASE_SECONDS)
+        many = images.time(_repeat(bodies, 2 * REQUESTS), CONNECTIONS, PHASE_SECONDS)
+        stacked = arrays.time([array.body] * (REQUESTS // 5), 1, PHASE_SECONDS)
+        figures = _figures("served_1", one) | _figures(f"served_{CONNECTIONS}", many)
+        return figures | {"served_images_per_s_of_arrays": stacked.per_second * count}
+
+    def _memory(self) -> list[float]:
+        """Bytes of the model's workers, memory shared with other processes counted in part (PSS).
+
+        Empty for a server elsewhere, for one that nobody can ask for its workers, or where a worker has just gone.
+        """
+        import psutil
+
+        if not is_local(self.client.url):
+            return []
+        try:
+            versions = [one for one in self.client.versions(self.name) if one.version == self.archive.version]
+        except Unreachable:
+            return []
+        pids = [worker.pid for version in versions for worker in version.workers if worker.status == "READY"]
+        try:
+            sizes = [psutil.Process(pid).memory_full_info().pss for pid in pids]
+        except psutil.Error:
+            return []
+        return [float(sum(sizes))] if sizes else []
+
+    def row(self) -> Row:
+        """The medians of all rounds with their lowest and highest, and how the served answers compare with eager's."""
+        verdict, served = self.proof()
+        fixed = {
+            "export_s": self.archive.export_seconds,
+            "artifact_bytes": self.archive.files[self.archive.artifact].bytes,
+        }
+        return {
+            "model": self.name,
+            "runtime": self.archive.runtime,
+            "provider": served["provider"],
+            "device": served["device"],
+            "precision": served["precision"],
+            "artifact_sha256": served["artifact"],
+            "weights_sha256": served["weights"],
+            "max_batch": self.asker.contract.max_batch,
+            "images_per_request": images_per_request(self.asker.contract),
+            **asdict(verdict),
+            "flips": len(verdict.flips),
+            **{name: _spread([value]) for name, value in fixed.items()},
+            **{name: _spread([one[name] for one in self.rounds]) for name in self.rounds[0]},
+            "worker_memory_bytes": _spread(self.memory) if self.memory else None,
+            "overhead_p50_s": _spread([one["served_1_p50_s"] - one["inprocess_p50_s"] for one in self.rounds]),
+        }
+
+    def proof(self, count: int | None = None) -> tuple[parity.Comparison, dict[str, str]]:
+        """How the served answers compare with eager's, on the first `count` goldens or all, and what they attest.
+
+        Raises CannotCheck where that is not the archive: its time in process would stand beside another's over HTTP.
+        """
+        if self.goldens.weights != self.archive.weights:
+            raise CannotCheck(
+                f"{self.path} has other weights than the goldens. "
+                f"Export again: python -m export {self.archive.model} --new-goldens"
+            )
+        goldens = self.goldens[:count]
+        asked = [self.asker.logits(row) for row in range(len(goldens))]
+        if problem := next((one.problem for one in asked if one.problem), ""):
+            raise CannotCheck(f"{self.name} cannot be compared. {problem}")
+        logits = np.concatenate([one.logits for one in asked if one.logits is not None])
+        slack = np.array([self.asker.slack_of(one.served) for one in asked])
+        return parity.compare(logits, goldens, self.asker.limit, slack), asked[0].served
+
+
+def _figures(name: str, timing: Timing) -> Figures:
+    return {
+        f"{name}_p50_s": timing.percentile(50),
+        f"{name}_p99_s": timing.percentile(99),
+        f"{name}_per_s": timing.per_second,
+    }
+
+
+def _spread(values: list[float]) -> Figures:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def _repeat(bodies: Iterable[bytes], count: int) -> list[bytes]:
+    bodies = list(bodies)
+    return [bodies[index % len(bodies)] for index in range(count)]
+
+
+def compare(
+    models: Annotated[list[str] | None, typer.Argument(help="Served models to compare; all by default.")] = None,
+    artifacts: Artifacts = Path("artifacts"),
+    store: Store = Path("model_store"),
+    url: Url = None,
+    management_url: ManagementUrl = None,
+) -> None:
+    """Measure every runtime, in process and served, beside its difference from eager. Takes a minute or two.
+
+    In process each has the threads that it has in a server that was started with one worker for each model.
+
+    Exit code 0: all are the same as eager, 1: one differs, 2: could not be compared.
+    """
+    for package in NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"compare needs {package}. Install it, or make setup where this project lies.")
+    with no_crash_is_a_difference(), Client(url, management_url) as client:
+        rows = _compare(client, models or [], artifacts, store)
+    raise typer.Exit(0 if all(row["ok"] for row in rows) else 1)
+
+
+def _compare(client: Client, names: list[str], artifacts: Path, store: Path) -> list[Row]:
+    """All rows, also printed, and written model by model."""
+    screen, found, manifest = console(), [], Manifest.read(store)
+    served = served_names(client, manifest)
+    archives = manifest.choose(names or served)
+    check(store, archives)
+    threads = threads_per_worker(len(served))
+    for model in sorted({archive.model for archive in archives.values()}):
+        chosen = {name: archive for name, archive in archives.items() if archive.model == model}
+        folder = artifacts / model
+        contenders = _measure(client, chosen, folder, store, threads, screen)
+        rows = [contender.row() for contender in contenders]
+        for table in tables(rows):
+            screen.print(table)
+        _write(folder, rows, len(contenders[0].rounds))
+        screen.print(f"The figures are in {folder}/compare.json, drawn in {folder}/compare.png.", soft_wrap=True)
+        found += rows
+    return found
+
+
+def _too_long(elapsed: float, rounds: int) -> bool:
+    """Whether one more would end after `TOTAL_SECONDS`, if it takes as long as the others did."""
+    return rounds > 0 and elapsed / rounds * (rounds + 1) > TOTAL_SECONDS
+
+
+def _write(folder: Path, rows: list[Row], rounds: int) -> None:
+    from client.compare.picture import draw
+
+    report = {"environment": environment(), "rounds": rounds, "rows": rows}
+    with publish(folder / "compare.json") as draft:
+        draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    with publish(folder / "compare.png") as draft:
+        draw(rows, draft)
+
+
+def _measure(
+    client: Client, archives: dict[str, Archive], folder: Path, store: Path, threads: int, screen: Console
+) -> list[Contender]:
+    """All contenders in turn, in each round the other way round, so that a machine's moods meet them all.
+
+    At most `ROUNDS`, at least one, and none that would end after `TOTAL_SECONDS`.
+    """
+    goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
+    contenders = [
+        Contender(Asker(client, name, archive, goldens, contract), archive, store / archive.file, threads)
+        for name, archive in archives.items()
+    ]
+    for contender in contenders:
+        contender.proof(1)
+    start, rounds = time.monotonic(), 0
+    with Progress(console=screen, transient=True) as progress:
+        task = progress.add_task("Comparing", total=ROUNDS * len(contenders))
+        while rounds < ROUNDS and not _too_long(time.monotonic() - start, rounds):
+            for contender in contenders[:: 1 if rounds % 2 == 0 else -1]:
+                contender.measure()
+                progress.advance(task)
+            rounds += 1
+    return contenders

@@ -1,0 +1,1 @@
+"""`client load`: a served model under load."""

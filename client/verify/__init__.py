@@ -1,0 +1,1 @@
+"""`client verify`: the proof that what is served is what the eager model answers."""

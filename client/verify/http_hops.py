@@ -1,0 +1,126 @@
+"""The hops over HTTP: each asks a running server for the goldens in its own way, and compares what comes back."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from client.cannot_check import CannotCheck
+from client.verify.asker import Asked, Asker
+from inference import parity
+from inference.selfcheck import Hop
+
+CONCURRENCY = 16
+BATCHED_REQUESTS = 400
+LOAD_REQUESTS = 1000
+HOP_SECONDS = 8.0  # a hop with company sends no more after that, once it has sent every golden
+ALONE_TRIES = 10
+ALONE_PAUSE = 0.05
+
+
+class HttpHops:
+    """Checks the served model that `asker` asks."""
+
+    def __init__(self, asker: Asker) -> None:
+        self.asker, self.goldens = asker, asker.goldens
+
+    def run(self) -> Iterator[Hop]:
+        yield Hop("http", self._one_by_one())
+        yield Hop("http_batched", self._batched())
+        yield Hop("http_load", self._verdict(self._concurrently(self._ask_under_load, LOAD_REQUESTS)))
+
+    def _one_by_one(self) -> parity.Comparison:
+        """Every golden with no company: as logits, and as JSON, whose scores must be the softmax of just those."""
+        asked = [self._alone(partial(self.asker.logits, row)) for row in range(len(self.goldens))]
+        verdict = self._verdict(asked)
+        return self._verdict(asked + [self._again_as_json(one) for one in asked]) if verdict.ok else verdict
+
+    def _again_as_json(self, one: Asked) -> Asked:
+        assert one.logits is not None
+        return self._alone(partial(self.asker.same_logits, one.rows[0], one.logits))
+
+    def _alone(self, ask: Callable[[], Asked]) -> Asked:
+        """Asks again where another's request came into the batch: the bits of a sum may depend on the batch's size."""
+        for _ in range(ALONE_TRIES):
+            asked = ask()
+            if asked.was_alone or not asked.served:
+                return asked
+            time.sleep(ALONE_PAUSE)
+        raise CannotCheck(
+            f"{self.asker.model}: other requests are being answered, so that none is alone in its batch. "
+            "Verify when the server is quiet."
+        )
+
+    def _batched(self) -> parity.Comparison:
+        """Every golden among strangers: other goldens, whole arrays, and requests that must be refused.
+
+        They must have met in a batch, unless a worker takes one at a time.
+        """
+        asked = self._concurrently(self._ask_among_strangers, BATCHED_REQUESTS)
+        verdict = self._verdict(asked)
+        if verdict.ok and self.asker.batches and all(one.was_alone for one in asked if len(one.rows) == 1):
+            raise CannotCheck(
+                f"{self.asker.model}: no two of {len(asked)} concurrent requests shared a batch. "
+                "Where the server takes one at a time, say so: --unbatched"
+            )
+        return verdict
+
+    def _ask_among_strangers(self, turn: int) -> Asked:
+        row, top_k = self._row(turn), self._top_k(turn // 7)
+        rows = [self._row(turn + 1), row, self._row(turn + 2)]
+        match turn % 7:
+            case 0:
+                problem = self.asker.nonsense()
+                return Asked([row], {}, problem=problem) if problem else self.asker.logits(row)
+            case 1:
+                return self.asker.array(rows)
+            case 2:
+                return self.asker.json(row, top_k)
+            case 3:
+                return self.asker.json_array(rows, top_k)
+        return self.asker.logits(row)
+
+    def _ask_under_load(self, turn: int) -> Asked:
+        row = self._row(turn)
+        return self.asker.logits(row) if turn % 5 else self.asker.json(row, self._top_k(turn // 5))
+
+    def _row(self, turn: int) -> int:
+        return turn % len(self.goldens)
+
+    def _top_k(self, turn: int) -> int | None:
+        """Each number of labels in turn, and none."""
+        return turn % (len(self.asker.contract.labels) + 1) or None
+
+    def _concurrently(self, ask: Callable[[int], Asked], count: int) -> list[Asked]:
+        """Up to `count` turns, `CONCURRENCY` in flight at a time. The first have every golden once, however long it
+        takes; the others end after `HOP_SECONDS`. Each part is in random order, the same at each run.
+        """
+        dice, first, deadline = random.Random(0), min(count, len(self.goldens)), time.monotonic() + HOP_SECONDS
+        needed, more = dice.sample(range(first), first), dice.sample(range(first, count), count - first)
+        with ThreadPoolExecutor(CONCURRENCY) as workers:
+            asked = workers.map(ask, needed)
+            extra = workers.map(lambda turn: ask(turn) if time.monotonic() < deadline else None, more)
+            return [*asked, *(one for one in extra if one)]
+
+    def _verdict(self, asked: list[Asked]) -> parity.Comparison:
+        """All logits against eager's; red too where any answer is wrong. JSON has been compared already, and counts."""
+        limit = self.asker.limit
+        problems = [f"{self.goldens.names[one.rows[0]]}: {one.problem}" for one in asked if one.problem]
+        right = [one for one in asked if one.logits is not None]
+        if not right:
+            sentence = f"All {len(asked)} are wrong: {problems[0]}"
+            return parity.Comparison(False, 0, None, None, (), limit.atol, limit.rtol, sentence)
+        expected = self.goldens[[row for one in right for row in one.rows]]
+        slack = np.concatenate([np.full(len(one.rows), self.asker.slack_of(one.served)) for one in right])
+        logits = np.concatenate([one.logits for one in right if one.logits is not None])
+        verdict = parity.compare(logits, expected, limit, slack)
+        verdict = replace(verdict, compared=sum(len(one.rows) for one in asked if not one.problem))
+        return _red(verdict, f"{len(problems)} of {len(asked)}: {problems[0]}") if problems else verdict
+
+
+def _red(verdict: parity.Comparison, sentence: str) -> parity.Comparison:
+    return replace(verdict, ok=False, sentence=verdict.sentence or sentence)

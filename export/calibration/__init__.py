@@ -1,0 +1,1 @@
+"""How far from eager each runtime was seen to be, which the tolerances rest on."""

@@ -1,0 +1,135 @@
+"""What the tolerances rest on: how far from eager each runtime was seen to be, and whether a row allows more than that.
+
+`python -m export calibrate MODEL --write` measures it. Needs no torch.
+"""
+
+import re
+import tomllib
+from decimal import ROUND_CEILING, Context
+from pathlib import Path
+from typing import Any
+
+from inference import parity
+from inference.base import Frozen
+from inference.tools.files import publish
+
+FOLDER = Path(__file__).with_name("evidence")
+
+# How many times the worst seen a limit may be, atol and rtol alike. Other processors, batch sizes and weights of the
+# same network add up in other orders, so what one machine saw is no limit; and at ten times that, what is wrong still
+# shows.
+MARGIN = 10
+
+
+class Seen(Frozen):
+    """One artifact beside eager, over every input at every batch size and number of threads.
+
+    `worst` is the largest |a - b| by kind of input.
+    """
+
+    runtime: str
+    precision: str
+    provider: str
+    compared: int
+    flips: int
+    error_ratio: float | None
+    worst: dict[str, float]
+
+    @property
+    def largest(self) -> float:
+        return max(self.worst.values())
+
+
+class Evidence(Frozen):
+    """One model on one kind of device. `inputs` is how many of each kind there were for each of `seeds` seeds."""
+
+    model: str
+    device: str
+    weights: str
+    seeds: int
+    inputs: int
+    batch_sizes: tuple[int, ...]
+    threads: tuple[int, ...]
+    largest_logit: float
+    processor: str
+    versions: dict[str, str]
+    seen: tuple[Seen, ...]
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.model}-{self.device}.json"
+
+    def write(self) -> None:
+        with publish(self.path) as draft:
+            draft.write_text(self.model_dump_json(indent=1) + "\n")
+
+
+def read_all() -> list[Evidence]:
+    return [Evidence.model_validate_json(path.read_bytes()) for path in sorted(FOLDER.glob("*.json"))]
+
+
+def rounded_up(worst: float) -> float:
+    """To two digits, so that it covers what was seen."""
+    return float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(repr(worst)))
+
+
+def worst_of(row: dict[str, Any], evidence: list[Evidence]) -> float | None:
+    """The largest difference seen of what a row of `tolerances.toml` is about; None where there is no evidence."""
+    found = [
+        seen.largest
+        for one in evidence
+        for seen in one.seen
+        if parity.row_of(one.model, seen.runtime, seen.precision, one.device) == row
+    ]
+    return rounded_up(max(found)) if found else None
+
+
+def write_worst(evidence: list[Evidence]) -> None:
+    """Puts the worst seen into each row of `tolerances.toml` that there is evidence for; limits are for people."""
+    text = parity.TABLE.read_text()
+    head, *parts = re.split(r"^(?=\[\[tolerance\]\]$)", text, flags=re.MULTILINE)
+    rows = tomllib.loads(text)["tolerance"]
+    changed = [_with_worst(part, worst_of(row, evidence)) for part, row in zip(parts, rows, strict=True)]
+    with publish(parity.TABLE) as draft:
+        draft.write_text(head + "".join(changed))
+
+
+def _with_worst(part: str, worst: float | None) -> str:
+    """The first `worst` of a part is its row's own; what follows the row may be other tables."""
+    if worst is None:
+        return part
+    return re.sub(r"^worst = .*$", f"worst = {_plain(worst)}", part, count=1, flags=re.MULTILINE)
+
+
+def _plain(value: float) -> str:
+    """1.4e-06 as people write it: 1.4e-6."""
+    return re.sub(r"e-0", "e-", f"{value:.2g}")
+
+
+def complaints() -> list[str]:
+    """A sentence for each row of `tolerances.toml` that says another worst than the evidence, or allows too much."""
+    table, evidence = tomllib.loads(parity.TABLE.read_text()), read_all()
+    found = [_complaint(row, worst_of(row, evidence)) for row in table["tolerance"]]
+    return [sentence for sentence in [*found, *map(_complaint_of_decoder, table["decoding"])] if sentence]
+
+
+def _complaint(row: dict[str, Any], worst: float | None) -> str:
+    name = f"{row['runtime']} in {row['precision']} on {row['device']} about {row.get('model', 'all models')}"
+    if worst is not None and row["worst"] != worst:
+        return f"{name}: worst is {row['worst']:g}, and the evidence says {worst:g}."
+    return _too_loose(name, row, "atol", "worst") or _too_loose(name, row, "rtol", "worst")
+
+
+def _complaint_of_decoder(row: dict[str, Any]) -> str:
+    name = f"{row['decoder']} about {row['model']}"
+    return (
+        _too_loose(name, row, "atol", "worst")
+        or _too_loose(name, row, "pixels", "worst_pixels")
+        or _too_loose(name, row, "enlarged", "worst_enlarged")
+    )
+
+
+def _too_loose(name: str, row: dict[str, Any], limit: str, worst: str) -> str:
+    if row[limit] <= MARGIN * row[worst]:
+        return ""
+    return f"{name}: {limit} is {row[limit]:g}, more than {MARGIN} times the worst seen, {row[worst]:g}."

@@ -1,0 +1,1 @@
+"""Where an artifact that differs from eager begins to differ."""

@@ -1,0 +1,92 @@
+"""Goldens: raw requests, with what the eager model answers to them. Needs no torch to read."""
+
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.base import Pixels
+
+# What numpy and zipfile raise for a file that is not, or not any more, an `.npz` of these arrays.
+DAMAGED = (
+    *(ValueError, LookupError, EOFError, TypeError, RuntimeError, OSError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+
+
+@dataclass(frozen=True)
+class Goldens:
+    """N requests and their right answers.
+
+    `weights` is the SHA-256 of the weights that answered, `contract` the digest of their contract.
+    """
+
+    weights: str
+    contract: str
+    names: tuple[str, ...]
+    requests: tuple[bytes, ...]
+    pixels: Pixels  # [N, *input.shape]
+    logits: NDArray[np.float32]  # [N, C], eager in float32
+    oracle: NDArray[np.float64]  # [N, C], the same network and weights in float64
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, rows: slice | list[int]) -> "Goldens":
+        """Some of them, in the order asked for."""
+        chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
+        return Goldens(
+            weights=self.weights,
+            contract=self.contract,
+            names=tuple(self.names[row] for row in chosen),
+            requests=tuple(self.requests[row] for row in chosen),
+            pixels=self.pixels[list(chosen)],
+            logits=self.logits[list(chosen)],
+            oracle=self.oracle[list(chosen)],
+        )
+
+    def write(self, path: Path) -> None:
+        """One `.npz`; the requests lie end to end in one array."""
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                weights=np.array(self.weights),
+                contract=np.array(self.contract),
+                names=np.array(self.names),
+                requests=np.frombuffer(b"".join(self.requests), np.uint8),
+                ends=np.cumsum([len(request) for request in self.requests]),
+                pixels=self.pixels,
+                logits=self.logits,
+                oracle=self.oracle,
+            )
+
+    @classmethod
+    def read(cls, source: Path | IO[bytes]) -> "Goldens":
+        """Raises ValueError when the file is not one that `write` made, or was damaged since."""
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                return cls.read(file)
+        try:
+            return cls._read(source)
+        except DAMAGED:
+            raise ValueError(f"{source.name} is damaged. Export with --new-goldens to make it anew.") from None
+
+    @classmethod
+    def _read(cls, source: IO[bytes]) -> "Goldens":
+        with np.load(source, allow_pickle=False) as stored:
+            requests, ends = stored["requests"].tobytes(), [0, *stored["ends"].tolist()]
+            return cls(
+                weights=str(stored["weights"]),
+                contract=str(stored["contract"]),
+                names=tuple(stored["names"].tolist()),
+                requests=tuple(requests[a:b] for a, b in pairwise(ends)),
+                pixels=stored["pixels"],
+                logits=stored["logits"],
+                oracle=stored["oracle"],
+            )

@@ -1,0 +1,1 @@
+"""What the models of the zoo are trained with, read into splits."""

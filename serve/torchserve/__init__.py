@@ -1,0 +1,1 @@
+"""TorchServe: the host of a single machine."""
