@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.pictures import pictures
 from benchmarks.venvs import python, scratch
-from inference.base import Pixels
+from inference.inputs.image import Pixels
 from inference.tools.commands import run
 from inference.tools.environment import environment
 from inference.tools.files import publish

@@ -13,10 +13,11 @@ import typer
 from export.accuracy import answer
 from export.trained import load_trained
 from inference import parity
-from inference.base import Decoded, Pixels
 from inference.goldens import Goldens
-from inference.inputs.image.decoders import CPU, NVJPEG_OR_CPU, decoder_named
-from inference.runtime import Loaded, Logits, as_array, load_artifact, runtime_module, runtime_names
+from inference.inputs import CPU, Decoded
+from inference.inputs.image import NVJPEG_OR_CPU, Pixels
+from inference.outputs import Outputs
+from inference.runtime import Loaded, as_array, load_artifact, runtime_module, runtime_names
 from inference.tools.commands import run
 from models import make_network
 
@@ -37,7 +38,7 @@ def runtimes(folder: Path, device: str) -> Iterator[tuple[str, Loaded]]:
             print(f"{name:16} {error}")
 
 
-def measure(name: str, loaded: Loaded, goldens: Goldens, pixels: Pixels, expected: Logits) -> None:
+def measure(name: str, loaded: Loaded, goldens: Goldens, pixels: Pixels, expected: Outputs) -> None:
     """The goldens at every batch size, and the held-out inputs, to which eager on the CPU answers `expected`."""
     sizes = parity.batch_sizes(loaded.contract.max_batch)
     compared = [parity.compare(parity.run_goldens(loaded, goldens, size), goldens, UNLIMITED) for size in sizes]
@@ -55,13 +56,13 @@ def decoding(loaded: Loaded, files: Sequence[Path], device: str) -> None:
     """The same pictures decoded by the CPU and by nvJPEG, and answered by the same runtime."""
     bodies = [(path.read_bytes(), "") for path in files]
     spec = loaded.contract.input
-    on_cpu, on_gpu = (decoder_named(name, spec, device) for name in (CPU, NVJPEG_OR_CPU))
+    on_cpu, on_gpu = (spec.decoder(name, device) for name in (CPU, NVJPEG_OR_CPU))
     by_cpu, by_gpu, counts = [], [], {"cpu": 0, "nvjpeg": 0}
     for rows in parity.batches(BATCH, len(bodies)):
         for one, other in zip(on_cpu(bodies[rows]), on_gpu(bodies[rows]), strict=True):
             if isinstance(one, Decoded) and isinstance(other, Decoded):
-                by_cpu.append(as_array(one.pixels))
-                by_gpu.append(as_array(other.pixels))
+                by_cpu.append(as_array(one.rows))
+                by_gpu.append(as_array(other.rows))
                 counts[other.decoder] += 1
     by_turbo, by_nvjpeg = np.concatenate(by_cpu), np.concatenate(by_gpu)
     steps = np.abs(by_turbo.astype(np.int16) - by_nvjpeg)
@@ -76,7 +77,7 @@ def decoding(loaded: Loaded, files: Sequence[Path], device: str) -> None:
     )
 
 
-def _answers(loaded: Loaded, pixels: Pixels) -> Logits:
+def _answers(loaded: Loaded, pixels: Pixels) -> Outputs:
     return np.concatenate([loaded(pixels[rows]) for rows in parity.batches(BATCH, len(pixels))])
 
 

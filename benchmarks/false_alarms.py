@@ -24,13 +24,14 @@ from client.client import Client
 from client.connection import ONCE
 from client.errors import ClientError
 from client.options import Artifacts, ManagementUrl, Store, Url, console
-from client.payloads import images_per_request
+from client.payloads import rows_per_request
 from client.verify.asker import Asked, Asker
 from client.verify.store_names import served_names
 from export.pipeline import answered_by_eager
 from export.trained import Trained, load_trained
 from inference import parity
 from inference.goldens import Goldens
+from inference.inputs.image import ImageInput
 from inference.runtime import Loaded, load_artifact
 from inference.store.manifest import Archive, Manifest, check
 from inference.tools.commands import run
@@ -40,7 +41,7 @@ CHUNK = 500  # inputs that are held in memory at once
 CONCURRENT = 32  # requests in flight, at most
 BURST = 100  # requests that are sent with one concurrency, at most
 ARRAYS, NONSENSE = 0.05, 0.02  # how many arrays and bad requests come with each input
-JSON = 0.3  # of the answers; the others are logits
+JSON = 0.3  # of the answers; the others are raw outputs
 
 Ask = Callable[[], Asked]
 
@@ -109,7 +110,10 @@ def _artifact(archive: Archive, trained: Trained) -> Loaded:
 
 def chunks(trained: Trained, inputs: int, seed: int) -> Iterator[Goldens]:
     """Random requests with eager's answers. An input's number, from 1, is in its name."""
-    requests = RandomRequests(trained.data.held_out.images, trained.contract.input, seed)
+    contract = trained.contract
+    if not isinstance(contract.input, ImageInput):
+        raise ValueError(f"{contract.model} takes no images, and nothing else is drawn at random.")
+    requests = RandomRequests(trained.data.held_out.images, contract.input, seed)
     for rows in parity.batches(CHUNK, inputs):
         names, bodies, pixels = zip(*(requests.draw() for _ in range(rows.stop - rows.start)), strict=True)
         numbered = [f"input {number}, {name}" for number, name in enumerate(names, rows.start + 1)]
@@ -118,7 +122,7 @@ def chunks(trained: Trained, inputs: int, seed: int) -> Iterator[Goldens]:
 
 def asks(asker: Asker, dice: np.random.Generator) -> list[Ask]:
     """Every input by itself, with arrays of several and bad requests among them, in random order."""
-    total, longest = len(asker.goldens), images_per_request(asker.contract)
+    total, longest = len(asker.goldens), rows_per_request(asker.contract)
     lengths = dice.integers(1, longest + 1, round(ARRAYS * total))
     found = [
         *(_by_itself(asker, row, dice) for row in range(total)),
@@ -130,19 +134,19 @@ def asks(asker: Asker, dice: np.random.Generator) -> list[Ask]:
 
 def _by_itself(asker: Asker, row: int, dice: np.random.Generator) -> Ask:
     if dice.random() < JSON:
-        return partial(asker.json, row, _top_k(asker, dice))
-    return partial(asker.logits, row)
+        return partial(asker.json, row, _turn(asker, dice))
+    return partial(asker.outputs, row)
 
 
 def _array(asker: Asker, rows: list[int], dice: np.random.Generator) -> Ask:
     if dice.random() < JSON:
-        return partial(asker.json_array, rows, _top_k(asker, dice))
-    return partial(asker.array, rows)
+        return partial(asker.json_rows, rows, _turn(asker, dice))
+    return partial(asker.rows, rows)
 
 
-def _top_k(asker: Asker, dice: np.random.Generator) -> int | None:
-    """Any number of labels, or none."""
-    return int(dice.integers(len(asker.contract.labels) + 1)) or None
+def _turn(asker: Asker, dice: np.random.Generator) -> int:
+    """Any of the ways of JSON: any number of labels, or none."""
+    return int(dice.integers(len(asker.contract.output.variants)))
 
 
 def _refused(asker: Asker) -> Asked:
@@ -159,10 +163,10 @@ def answers(planned: list[Ask], dice: np.random.Generator) -> Iterator[Asked]:
 
 
 def judged(asker: Asker, one: Asked) -> parity.Comparison:
-    """Logits by their tolerance; JSON and refusals have been judged already."""
+    """Outputs by their tolerance; JSON and refusals have been judged already."""
     expected = asker.goldens[one.rows]
-    if one.logits is not None:
-        return parity.compare(one.logits, expected, asker.limit, asker.slack_of(one.served))
+    if one.outputs is not None:
+        return parity.compare(one.outputs, expected, asker.limit, asker.slack_of(one.served))
     about = ", ".join(expected.names) or "a bad request"
     sentence = f"{about}: {one.problem}" if one.problem else ""
     return parity.Comparison(not sentence, len(one.rows), None, None, (), asker.limit.atol, asker.limit.rtol, sentence)
@@ -172,8 +176,8 @@ def question(suspect: Suspect, asker: Asker, dice: np.random.Generator) -> None:
     """All goldens of `asker`, in process in batches of a random size, and over HTTP."""
     if suspect.artifact:
         size = int(dice.integers(1, asker.contract.max_batch + 1))
-        logits = parity.run_goldens(suspect.artifact, asker.goldens, size)
-        suspect.inprocess.add(parity.compare(logits, asker.goldens, asker.limit), size > 1)
+        outputs = parity.run_goldens(suspect.artifact, asker.goldens, size)
+        suspect.inprocess.add(parity.compare(outputs, asker.goldens, asker.limit), size > 1)
     for one in answers(asks(asker, dice), dice):
         suspect.http.add(judged(asker, one), len(one.rows) == 1 and one.served.get("batch_size", "1") != "1")
 
@@ -186,7 +190,7 @@ def question_all(client: Client, trained: Trained, found: list[Suspect], inputs:
         try:
             for goldens in chunks(trained, inputs, seed):
                 for suspect in found:
-                    question(suspect, Asker(client, suspect.name, suspect.archive, goldens, trained.contract), dice)
+                    question(suspect, Asker(client, suspect.name, suspect.archive, goldens), dice)
                 progress.advance(task, len(goldens))
         finally:
             asked = f"{int(progress.tasks[task].completed):,} of {inputs:,} random inputs, seed {seed}"

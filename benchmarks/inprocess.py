@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.adapted import answer, load
-from inference.base import Decoded
 from inference.goldens import Goldens
+from inference.inputs import Decoded
 from inference.messages import Query, Request
 from inference.predictor import Predictor
 from inference.protocol import NPY
@@ -40,7 +41,7 @@ def run(predictor: Predictor, bodies: list[bytes], seconds: float) -> dict[str, 
     return {"latencies": latencies, "cpu_s": time.process_time() - cpu, "answered": len(latencies) + size}
 
 
-QUERY = Query(Request(b""), single=True, lossless=False, top_k=5)
+QUERY = Query(b"", content_type="", single=True, raw=False, options=5)
 STEPS = ("JPEG decode", "resize and crop", "network", "top-5 as JSON")
 
 
@@ -60,9 +61,9 @@ def steps(predictor: Predictor, bodies: list[bytes], seconds: float) -> dict[str
     for body in cycle(bodies):
         image = timed("JPEG decode", read_image, body, spec)
         timed("resize and crop", fit, image, spec)
-        [decoded] = predictor.decode([Request(body)])
+        [decoded] = predictor.decode([replace(QUERY, body=body)])
         assert isinstance(decoded, Decoded)
-        [rows] = timed("network", predictor.predict, [decoded.pixels])
+        [rows] = timed("network", predictor.predict, [decoded.rows])
         timed("top-5 as JSON", predictor.encode, [rows], [QUERY])
         timed("whole", answer, predictor, body, {})
         if time.perf_counter() > end:

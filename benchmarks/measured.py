@@ -20,7 +20,8 @@ from benchmarks.contenders import Launch, Place, Subject, archive_environment
 from benchmarks.generator import Broken, Connection, Task, request
 from benchmarks.processes import Cores, Tree, launch, pinned, spent
 from inference import parity
-from inference.inputs.image.decoders import CPU, NVJPEG
+from inference.inputs import CPU
+from inference.inputs.image import NVJPEG
 from inference.protocol import ATTESTED, NPY
 
 START_SECONDS = 120
@@ -235,7 +236,7 @@ def _proof(start: Launch, subject: Subject, place: Place, same_predictor: bool) 
 
 
 def _verdict(logits: NDArray[np.float32], subject: Subject) -> dict[str, Any]:
-    slack = parity.decoding(subject.archive.model, CPU if subject.archive.decoder == CPU else NVJPEG).atol
+    slack = parity.decoding(subject.archive.model, CPU if subject.archive.decoder == CPU else NVJPEG)["atol"]
     verdict = parity.compare(logits, subject.goldens, subject.limit, slack)
     kept = {name: value for name, value in asdict(verdict).items() if name != "flips"}
     return {**kept, "flips": len(verdict.flips)}

@@ -4,9 +4,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from client.payloads import payload
-from inference.base import Pixels
-from inference.contract import ImageInput
-from inference.inputs.image.decode import MOST_OBLONG, decode
+from inference.inputs.image import ImageInput, Pixels
+from inference.inputs.image.decode import MOST_OBLONG
 from inference.inputs.image.forms import PHOTO_FORMS, Size
 
 LONGEST = 300  # pixels of a side
@@ -34,7 +33,7 @@ class RandomRequests:
             pixels = np.asarray(image.convert("L" if self.spec.channels == 1 else "RGB")).reshape(1, *self.spec.shape)
             return name, payload(pixels).body, pixels
         body = PHOTO_FORMS[form](image)
-        return name, body, decode(body, self.spec)
+        return name, body, self.spec.decode(body)
 
     def _size(self) -> Size:
         """Small sizes as often as large ones. No side is so much longer than the other that it would be refused."""

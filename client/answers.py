@@ -3,47 +3,19 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Annotated, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import requests
-from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from client.errors import ServerFailed
 from client.payloads import Payload
+from inference.outputs import Outputs, parse_predictions
 from inference.protocol import ATTESTED
 
 T = TypeVar("T")
-Logits = NDArray[np.float32]
-Score = Annotated[float, Field(allow_inf_nan=False)]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    label: str
-    score: Score
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The best label, the `top` ones with the best first, and in `served` what the response attested (`ATTESTED`)."""
-
-    label: str
-    score: Score
-    top: Annotated[tuple[Candidate, ...], Field(min_length=1)]
-    served: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Predictions:
-    predictions: list[Prediction]
-
-
-_ONE = TypeAdapter(Prediction)
-_MANY = TypeAdapter(_Predictions)
 
 
 def attested(headers: Mapping[str, str]) -> dict[str, str]:
@@ -51,15 +23,18 @@ def attested(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: headers[header] for name, header in ATTESTED.items() if header in headers}
 
 
-def predictions(response: requests.Response, sent: Payload, model: str) -> list[Prediction]:
+def predictions(response: requests.Response, sent: Payload, model: str) -> list[Any]:
     """One prediction for each input that was sent, in order."""
-    found = parsed(_MANY, response, model).predictions if sent.is_batch else [parsed(_ONE, response, model)]
+    try:
+        found = parse_predictions(response.content, sent.is_batch)
+    except ValidationError as error:
+        raise _nonsense(_first(error), model) from None
     _check_count(len(found), sent, model)
     return [dataclasses.replace(one, served=attested(response.headers)) for one in found]
 
 
-def logits(response: requests.Response, sent: Payload, model: str) -> Logits:
-    """float32 [N, C], every bit as the server sent it."""
+def outputs(response: requests.Response, sent: Payload, model: str) -> Outputs:
+    """float32 [N, …], every bit as the server sent it."""
     values = read_npy(response.content, model)
     _check_count(len(values), sent, model)
     return values
@@ -70,20 +45,24 @@ def parsed(kind: TypeAdapter[T], response: requests.Response, model: str | None)
     try:
         return kind.validate_json(response.content, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _nonsense(f"{where}: {first['msg']}" if where else first["msg"], model) from None
+        raise _nonsense(_first(error), model) from None
 
 
-def read_npy(body: bytes, model: str) -> Logits:
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def read_npy(body: bytes, model: str) -> Outputs:
     stream = BytesIO(body)
     try:
         np.lib.format.read_magic(stream)
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
     except (ValueError, EOFError, SyntaxError, TypeError):
         raise _nonsense("it is not a whole npy file", model) from None
-    if dtype != np.dtype("<f4") or len(shape) != 2:
-        raise _nonsense(f"{dtype} of shape {list(shape)} instead of float32 [N, classes]", model)
+    if dtype != np.dtype("<f4") or len(shape) < 2:
+        raise _nonsense(f"{dtype} of shape {list(shape)} instead of float32 [N, …]", model)
     if len(body) - stream.tell() != math.prod(shape) * dtype.itemsize:
         raise _nonsense("the npy file is not as long as its header says", model)
     values = np.frombuffer(body, dtype, offset=stream.tell())

@@ -3,7 +3,7 @@
     with Client() as client:
         print(client.predict("seven.png", "digits-onnx").label)
 
-Everything that goes wrong is drawn in `client.errors`; what can be asked about is `client.payloads.Input`.
+Everything that goes wrong is drawn in `client.errors`; what can be asked about is `client.payloads.Source`.
 """
 
 import shlex
@@ -11,13 +11,12 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import requests
 
 from client import addresses, answers, catalogue
-from client.answers import Logits, Prediction
 from client.catalogue import ModelVersion
 from client.connection import (
     ANSWER_SECONDS,
@@ -31,14 +30,16 @@ from client.connection import (
     pooled_session,
 )
 from client.errors import ClientError, TimedOut
-from client.payloads import ANY_BYTES, Input, Payload, payload
+from client.payloads import ANY_BYTES, Payload, Source, payload
 from client.tokens import TokenSource, is_local
 from inference.base import BadInput
-from inference.protocol import JSON, NPY, TOP_K
+from inference.outputs import Outputs
+from inference.outputs.classes import TOP_K
+from inference.protocol import JSON, NPY
 
 CONNECTIONS = 32
 
-Outcome = Prediction | ClientError | BadInput | OSError
+Outcome = Any  # a prediction, or in its place a ClientError, BadInput or OSError
 
 
 class Client:
@@ -96,20 +97,24 @@ class Client:
     def close(self) -> None:
         self._connection.close()
 
-    def predict(self, source: Input, model: str, top_k: int | None = None) -> Prediction:
-        """The prediction for one input. An npy batch of several is `predict_batch`'s."""
+    def predict(self, source: Source, model: str, top_k: int | None = None) -> Any:
+        """The prediction for one input, as its kind of output says it. An npy batch of several is `predict_batch`'s."""
         found = self.predict_batch(source, model, top_k)
         if len(found) != 1:
             raise BadInput(f"These are {len(found)} inputs in one. Ask for them by themselves: `predict_batch`.")
         return found[0]
 
-    def predict_batch(self, source: Input, model: str, top_k: int | None = None) -> list[Prediction]:
+    def predict_batch(self, source: Source, model: str, top_k: int | None = None) -> list[Any]:
         """The predictions for all of an array [N, H, W, C], in order, from one request."""
+        return self.predict_with(source, model, {} if top_k is None else {TOP_K: str(top_k)})
+
+    def predict_with(self, source: Source, model: str, headers: dict[str, str]) -> list[Any]:
+        """The same, with the headers that the model's kind of output knows."""
         sent = payload(source)
-        return answers.predictions(self._ask(sent, model, _headers(top_k)), sent, model)
+        return answers.predictions(self._ask(sent, model, {"Accept": JSON, **headers}), sent, model)
 
     def predict_many(
-        self, sources: Iterable[Input], model: str, top_k: int | None = None, concurrency: int = 8
+        self, sources: Iterable[Source], model: str, top_k: int | None = None, concurrency: int = 8
     ) -> Generator[Outcome]:
         """One outcome for each source, in the order of the sources: its prediction, or the error in its place.
 
@@ -121,7 +126,7 @@ class Client:
         return self._predict_many(sources, model, top_k, concurrency)
 
     def _predict_many(
-        self, sources: Iterable[Input], model: str, top_k: int | None, concurrency: int
+        self, sources: Iterable[Source], model: str, top_k: int | None, concurrency: int
     ) -> Generator[Outcome]:
         pending: deque[Future[Outcome]] = deque()
         workers = ThreadPoolExecutor(concurrency)
@@ -135,22 +140,22 @@ class Client:
         finally:
             workers.shutdown(wait=False, cancel_futures=True)
 
-    def _outcome(self, source: Input, model: str, top_k: int | None) -> Outcome:
+    def _outcome(self, source: Source, model: str, top_k: int | None) -> Outcome:
         try:
             return self.predict(source, model, top_k)
         except (ClientError, BadInput, OSError) as error:
             error.__traceback__ = error.__context__ = None  # they would keep the request's bytes alive
             return error
 
-    def logits(self, source: Input, model: str) -> Logits:
-        """float32 [N, C], exactly as the model gave them."""
-        return self.attested_logits(source, model)[0]
+    def logits(self, source: Source, model: str) -> Outputs:
+        """The model's outputs, float32 [N, …], exactly as it gave them."""
+        return self.attested_outputs(source, model)[0]
 
-    def attested_logits(self, source: Input, model: str) -> tuple[Logits, dict[str, str]]:
-        """The logits, and what the response attested of the model that computed them (`ATTESTED`)."""
+    def attested_outputs(self, source: Source, model: str) -> tuple[Outputs, dict[str, str]]:
+        """The outputs, and what the response attested of the model that computed them (`ATTESTED`)."""
         sent = payload(source)
         response = self._ask(sent, model, {"Accept": NPY})
-        return answers.logits(response, sent, model), answers.attested(response.headers)
+        return answers.outputs(response, sent, model), answers.attested(response.headers)
 
     def models(self) -> list[str]:
         """The names of all models that are registered, ready or not."""
@@ -198,7 +203,7 @@ class Client:
     def curl(self, file: str, model: str, top_k: int | None = None) -> str:
         """The shell command that asks the same about a file, or about its own standard input (`-`). Shows no token."""
         content_type = ANY_BYTES if file == "-" else payload(file).content_type
-        headers = {"Content-Type": content_type, **_headers(top_k)}
+        headers = {"Content-Type": content_type, "Accept": JSON, **({} if top_k is None else {TOP_K: str(top_k)})}
         options = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers.items())
         token = f'-H "Authorization: Bearer {self._inference.in_shell()}"'
         url = shlex.quote(self._prediction_url(model))
@@ -218,7 +223,3 @@ class Client:
         url = f"{self.management_url}/models/{quote(path)}".rstrip("/")
         ask = Ask("management", "GET", url, model, params=params or {})
         return self._connection.send(ask, retries or self._retries)
-
-
-def _headers(top_k: int | None) -> dict[str, str]:
-    return {"Accept": JSON} if top_k is None else {"Accept": JSON, TOP_K: str(top_k)}

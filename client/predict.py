@@ -14,12 +14,12 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from client.answers import Prediction
 from client.client import CONNECTIONS, Client, Outcome
 from client.connection import ANSWER_SECONDS, CONNECT_SECONDS
 from client.errors import BUSY, ClientError, TimedOut, TokenRejected, UnknownModel, Unreachable
 from client.options import Seconds, Url
-from client.payloads import Input
+from client.payloads import Source
+from inference import outputs
 from inference.base import BadInput
 from inference.protocol import BODY_LIMIT
 from inference.tools.files import publish
@@ -28,7 +28,7 @@ DEFAULT_MODEL = "digits-onnx"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 STDIN = "-"
 
-Named = list[tuple[str, Input]]
+Named = list[tuple[str, Source]]
 Writer = Callable[[str, Outcome], None]
 
 
@@ -107,7 +107,7 @@ def _outcomes(
         yield from zip((name for name, _ in named), outcomes, strict=True)
 
 
-def _alone(client: Client, name: str, source: Input, model: str, top_k: int | None) -> list[tuple[str, Outcome]]:
+def _alone(client: Client, name: str, source: Source, model: str, top_k: int | None) -> list[tuple[str, Outcome]]:
     try:
         found = client.predict_batch(source, model, top_k)
     except (ClientError, BadInput, OSError) as error:
@@ -148,11 +148,10 @@ def _progress(total: int) -> Progress:
 
 
 def _print_line(name: str, outcome: Outcome) -> None:
-    if not isinstance(outcome, Prediction):
+    if isinstance(outcome, Exception):
         print(f"{name}: {_sentence(outcome)}", file=sys.stderr)
-        return
-    first, *others = [f"{one.label} ({one.score:.3f})" for one in outcome.top]
-    print(f"{name}: {first}" + (f", then {', '.join(others)}" if others else ""))
+    else:
+        print(f"{name}: {outcome}")
 
 
 def _print_json(name: str, outcome: Outcome) -> None:
@@ -160,21 +159,21 @@ def _print_json(name: str, outcome: Outcome) -> None:
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Prediction):
-        return asdict(outcome)
-    return {"error": _sentence(outcome), "status": getattr(outcome, "status", None)}
+    if isinstance(outcome, Exception):
+        return {"error": _sentence(outcome), "status": getattr(outcome, "status", None)}
+    return asdict(outcome)
 
 
 @contextmanager
 def _csv(path: Path) -> Iterator[Writer]:
     """The file appears when all has been written."""
     with publish(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["input", "label", "score", "error"], extrasaction="ignore")
+        table = csv.DictWriter(file, ["input", *outputs.columns(), "error"], extrasaction="ignore")
         table.writeheader()
         yield lambda name, outcome: table.writerow({"input": name, **_fields(outcome)})
 
 
-def _sentence(error: ClientError | ValueError | OSError) -> str:
+def _sentence(error: Exception) -> str:
     if isinstance(error, ClientError):
         return error.words
     return str(getattr(error, "strerror", None) or error)

@@ -13,7 +13,7 @@ from export.calibration.calibrate import calibrate
 from export.diagnose.bisect import bisect
 from export.pipeline import Exported, export_runtime, goldens_of
 from export.trained import Trained, load_trained
-from inference.inputs.image.decoders import CPU, NVJPEG, unsuited
+from inference.inputs import CPU
 from inference.parity import decoding, unmeasured
 from inference.runtime import float32_names, runtime_module
 from inference.store.archive import archive_name
@@ -78,10 +78,9 @@ def _line(exported: Exported) -> str:
 
 
 def _check_decoder(decoder: str, trained: Trained, device: str) -> None:
-    if reason := unsuited(decoder, trained.contract.input, device):
+    if reason := trained.contract.input.unsuited(decoder, device):
         raise ValueError(reason)
-    if decoder != CPU:
-        decoding(trained.contract.model, NVJPEG)
+    decoding(trained.contract.model, decoder.partition("-")[0])
 
 
 def _check_version(version: str) -> None:

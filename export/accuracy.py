@@ -10,23 +10,22 @@ from numpy.typing import NDArray
 
 from export.trained import Trained
 from inference import parity
-from inference.base import Pixels
+from inference.inputs import Rows
 from inference.runtime import Loaded
-from models import Split
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Shares of the held-out split, 0 to 1, whose largest logit is that of the right label."""
+    """Shares of the held-out split, 0 to 1, that are decided right."""
 
     artifact: float
     eager: float
 
 
 @torch.inference_mode()
-def answer(network: torch.nn.Module, pixels: Pixels) -> NDArray[Any]:
-    """Logits [N, C] in the network's own precision, computed one input at a time."""
-    return np.concatenate([network(torch.from_numpy(image[None])).numpy() for image in pixels])
+def answer(network: torch.nn.Module, rows: Rows) -> NDArray[Any]:
+    """Outputs [N, *output.shape] in the network's own precision, computed one input at a time."""
+    return np.concatenate([network(torch.from_numpy(row[None])).numpy() for row in rows])
 
 
 def compare_accuracy(loaded: Loaded, trained: Trained, runtime: str) -> Accuracies | None:
@@ -35,16 +34,15 @@ def compare_accuracy(loaded: Loaded, trained: Trained, runtime: str) -> Accuraci
     if allowed is None:
         return None
     held_out, size = trained.data.held_out, trained.contract.max_batch
-    eager = _accuracy(lambda pixels: answer(trained.network, pixels), held_out, size)
-    found = Accuracies(_accuracy(loaded, held_out, size), eager)
+
+    def accuracy(run: Callable[[Rows], NDArray[Any]]) -> float:
+        outputs = [run(held_out.images[rows]) for rows in parity.batches(size, len(held_out))]
+        return trained.contract.output.share_right(np.concatenate(outputs), held_out.labels)
+
+    found = Accuracies(accuracy(loaded), accuracy(lambda rows: answer(trained.network, rows)))
     if round(found.eager - found.artifact, 9) > allowed:
         raise ValueError(
             f"The {runtime} artifact decides {found.artifact:.2%} of {len(held_out)} held-out inputs right and eager "
             f"{found.eager:.2%}, which is a fall of more than {allowed:.2%}, so it was not published."
         )
     return found
-
-
-def _accuracy(run: Callable[[Pixels], NDArray[Any]], split: Split, size: int) -> float:
-    decided = [run(split.images[rows]).argmax(axis=1) for rows in parity.batches(size, len(split))]
-    return float((np.concatenate(decided) == split.labels).mean())

@@ -16,12 +16,10 @@ from export import archive
 from export.accuracy import Accuracies, answer, compare_accuracy
 from export.trained import Trained
 from inference import parity
-from inference.base import Pixels, out_of_memory
+from inference.base import out_of_memory
 from inference.bundle import Bundle
 from inference.goldens import Goldens
-from inference.inputs.image.decode import decode
-from inference.inputs.image.decoders import CPU
-from inference.inputs.image.forms import make_requests
+from inference.inputs import CPU, Rows
 from inference.runtime import Loaded, device_kind, load_artifact, runtime_module
 from inference.selfcheck import inprocess_hops
 from inference.store import manifest
@@ -56,7 +54,7 @@ def goldens_of(trained: Trained, renew: bool) -> Goldens:
     path = trained.path.with_name("goldens.npz")
     if path.exists() and not renew:
         goldens = Goldens.read(path)
-        if (goldens.weights, goldens.contract) != (trained.digest, trained.contract.digest):
+        if (goldens.weights, goldens.contract) != (trained.digest, trained.contract):
             raise ValueError(
                 f"{path} was answered by other weights than {trained.path.name}. If the model was meant to change, "
                 f"make new goldens: python -m export {trained.contract.model} --new-goldens"
@@ -69,23 +67,23 @@ def goldens_of(trained: Trained, renew: bool) -> Goldens:
 
 
 def make_goldens(trained: Trained) -> Goldens:
-    """Held-out images as requests, answered by the eager model."""
-    names, requests = zip(*make_requests(trained.data.held_out.images, trained.contract.input), strict=True)
-    pixels = np.concatenate([decode(body, trained.contract.input) for body in requests])
-    return answered_by_eager(trained, names, requests, pixels)
+    """Held-out inputs as requests, answered by the eager model."""
+    spec = trained.contract.input
+    names, requests = zip(*spec.requests(trained.data.held_out.images), strict=True)
+    return answered_by_eager(trained, names, requests, np.concatenate([spec.decode(body) for body in requests]))
 
 
-def answered_by_eager(trained: Trained, names: Sequence[str], requests: Sequence[bytes], pixels: Pixels) -> Goldens:
-    """Goldens of `pixels` uint8 [N, *input.shape], answered one at a time by the network in float32 and in float64."""
+def answered_by_eager(trained: Trained, names: Sequence[str], requests: Sequence[bytes], inputs: Rows) -> Goldens:
+    """Goldens of `inputs` [N, *input.shape], answered one at a time by the network in float32 and in float64."""
     torch.set_num_threads(THREADS)
     return Goldens(
         weights=trained.digest,
-        contract=trained.contract.digest,
+        contract=trained.contract,
         names=tuple(names),
         requests=tuple(requests),
-        pixels=pixels,
-        logits=answer(trained.network, pixels),
-        oracle=answer(copy.deepcopy(trained.network).double(), pixels),
+        inputs=inputs,
+        outputs=answer(trained.network, inputs),
+        oracle=answer(copy.deepcopy(trained.network).double(), inputs),
     )
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from inference import weights
-from inference.base import Pixels
 from inference.contract import Contract
+from inference.inputs import Rows
 from inference.runtime import CONTRACT, WEIGHTS
 from inference.tools.files import sha256
 from models import Data, make_network, model_module
@@ -48,15 +48,14 @@ class Trained:
 
     @property
     def example(self) -> torch.Tensor:
-        """uint8 [2, *input.shape] to trace with: a batch of 1 would be baked in as a constant."""
-        generator = np.random.default_rng(0)
-        return torch.from_numpy(generator.integers(0, 256, (2, *self.contract.input.shape), np.uint8))
+        """Two rows to trace with: a batch of 1 would be baked in as a constant."""
+        return torch.from_numpy(self.contract.input.example(2))
 
     @property
-    def calibration(self) -> Pixels:
+    def calibration(self) -> Rows:
         """At most `CALIBRATION` rows from all over the validation split: none that the accuracy is measured on."""
-        images = self.data.validation.images
-        chosen: Pixels = images[np.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).astype(int)]
+        rows = self.data.validation.images
+        chosen: Rows = rows[np.linspace(0, len(rows) - 1, min(CALIBRATION, len(rows))).astype(int)]
         return chosen
 
     @property

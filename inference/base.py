@@ -2,17 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    import torch
-
-Pixels = NDArray[np.uint8]
 
 
 class Frozen(BaseModel):
@@ -38,11 +29,3 @@ def out_of_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(str(error)) from None
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """uint8 [N, height, width, channels], on the device that decoded it, and what did: `cpu` or `nvjpeg`."""
-
-    pixels: "Pixels | torch.Tensor"
-    decoder: str = "cpu"

@@ -8,7 +8,6 @@ from typing import Any
 from inference.base import Frozen
 from inference.contract import Contract
 from inference.goldens import Goldens
-from inference.inputs.image.decoders import decoder_named
 from inference.predictor import Predictor
 from inference.runtime import load_artifact, runtime_module
 from inference.tools.files import sha256
@@ -61,7 +60,7 @@ class Bundle(Frozen):
             "tf32": "on" if loaded.tf32 else "off",
             "decoder": self.decoder,
         }
-        return Predictor(loaded, attestation, decoder_named(self.decoder, loaded.contract.input, device))
+        return Predictor(loaded, attestation, loaded.contract.input.decoder(self.decoder, device))
 
 
 def read_goldens(directory: Path) -> Goldens:

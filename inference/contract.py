@@ -6,71 +6,38 @@ client and the server can read contracts too.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from inference.base import Frozen
+from inference.inputs import Input, input_of
+from inference.outputs import Output, output_of
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveFraction = Annotated[float, Field(gt=0, le=1)]
-
-
-class ImageInput(Frozen):
-    """How the bytes of an image become the array that the graph takes: uint8 [height, width, channels], 0 to 255.
-
-    The image is turned upright, laid over black where it is transparent, and converted to grey (1 channel) or RGB (3).
-    `fit` "pad": it is scaled to fit with its aspect ratio kept, and padded with black. `fit` "crop": it is scaled until
-    its short side has `short_side` pixels, and the centre is cut out. An image with a side under `min_side` pixels, or
-    with more than `max_pixels` in all, is refused before its pixels are decoded.
-    """
-
-    kind: Literal["image"] = "image"
-    height: Positive
-    width: Positive
-    channels: Literal[1, 3]
-    fit: Literal["pad", "crop"] = "pad"
-    short_side: Positive | None = None
-    min_side: Positive = 8
-    max_pixels: Positive = 25_000_000
-
-    @model_validator(mode="after")
-    def _croppable(self) -> Self:
-        if (self.fit == "crop") != (self.short_side is not None):
-            raise ValueError("short_side belongs to the fit crop, and to no other")
-        if self.short_side is not None and self.short_side < max(self.height, self.width):
-            raise ValueError("short_side must be at least height and width")
-        return self
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (self.height, self.width, self.channels)
+AnyInput = Annotated[SerializeAsAny[Input], BeforeValidator(input_of)]
+AnyOutput = Annotated[SerializeAsAny[Output], BeforeValidator(output_of)]
 
 
 class Contract(Frozen):
-    """What a model takes and gives.
+    """What a model takes and gives: the graph takes [B, *input.shape], and gives float32 [B, *output.shape].
 
-    The graph takes uint8 [B, *input.shape], computes `(x / 255 - mean) / std` per channel by itself, and gives float32
-    logits [B, len(labels)]. `max_batch` is the largest B that an artifact is compared at, and the largest that is run.
-    `arch` names the network where a model can have several.
+    `max_batch` is the largest B that an artifact is compared at, and the largest that is run. `arch` names the network
+    where a model can have several.
     """
 
     model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     arch: str | None = None
-    input: ImageInput
-    mean: tuple[Fraction, ...]
-    std: tuple[PositiveFraction, ...]
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
-    max_batch: Positive = 32
+    max_batch: Annotated[int, Field(gt=0)] = 32
+    inputs: Annotated[tuple[AnyInput, ...], Field(min_length=1, max_length=1)]
+    outputs: Annotated[tuple[AnyOutput, ...], Field(min_length=1, max_length=1)]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if not len(self.mean) == len(self.std) == self.input.channels:
-            raise ValueError(f"mean and std need one value for each of the {self.input.channels} channels")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must be distinct")
-        return self
+    @property
+    def input(self) -> Input:
+        return self.inputs[0]
+
+    @property
+    def output(self) -> Output:
+        return self.outputs[0]
 
     @property
     def digest(self) -> str:
@@ -87,4 +54,12 @@ class Contract(Frozen):
 
     @classmethod
     def read(cls, path: Path) -> "Contract":
-        return cls.from_json(path.read_bytes())
+        """Raises ValueError for a file that holds no contract of this edition."""
+        try:
+            return cls.from_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(
+                f"{path} holds no contract of this edition ({where}: {first['msg']}). Train and export again."
+            ) from None

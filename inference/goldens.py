@@ -3,7 +3,7 @@
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import IO
@@ -11,7 +11,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.base import Pixels
+from inference.contract import Contract
+from inference.inputs import Rows
+from inference.outputs import Outputs
 
 # What numpy and zipfile raise for a file that is not, or not any more, an `.npz` of these arrays.
 DAMAGED = (
@@ -22,33 +24,29 @@ DAMAGED = (
 
 @dataclass(frozen=True)
 class Goldens:
-    """N requests and their right answers.
-
-    `weights` is the SHA-256 of the weights that answered, `contract` the digest of their contract.
-    """
+    """N requests and their right answers, by the network of `contract`; `weights` is the SHA-256 of its weights."""
 
     weights: str
-    contract: str
+    contract: Contract
     names: tuple[str, ...]
     requests: tuple[bytes, ...]
-    pixels: Pixels  # [N, *input.shape]
-    logits: NDArray[np.float32]  # [N, C], eager in float32
-    oracle: NDArray[np.float64]  # [N, C], the same network and weights in float64
+    inputs: Rows  # [N, *input.shape]
+    outputs: Outputs  # [N, *output.shape], eager in float32
+    oracle: NDArray[np.float64]  # [N, *output.shape], the same network and weights in float64
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, rows: slice | list[int]) -> "Goldens":
         """Some of them, in the order asked for."""
-        chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
-        return Goldens(
-            weights=self.weights,
-            contract=self.contract,
+        chosen = list(range(len(self))[rows] if isinstance(rows, slice) else rows)
+        return replace(
+            self,
             names=tuple(self.names[row] for row in chosen),
             requests=tuple(self.requests[row] for row in chosen),
-            pixels=self.pixels[list(chosen)],
-            logits=self.logits[list(chosen)],
-            oracle=self.oracle[list(chosen)],
+            inputs=self.inputs[chosen],
+            outputs=self.outputs[chosen],
+            oracle=self.oracle[chosen],
         )
 
     def write(self, path: Path) -> None:
@@ -57,12 +55,12 @@ class Goldens:
             np.savez_compressed(
                 file,
                 weights=np.array(self.weights),
-                contract=np.array(self.contract),
+                contract=np.array(self.contract.to_json()),
                 names=np.array(self.names),
                 requests=np.frombuffer(b"".join(self.requests), np.uint8),
                 ends=np.cumsum([len(request) for request in self.requests]),
-                pixels=self.pixels,
-                logits=self.logits,
+                inputs=self.inputs,
+                outputs=self.outputs,
                 oracle=self.oracle,
             )
 
@@ -73,20 +71,16 @@ class Goldens:
             with source.open("rb") as file:
                 return cls.read(file)
         try:
-            return cls._read(source)
+            with np.load(source, allow_pickle=False) as stored:
+                requests, ends = stored["requests"].tobytes(), [0, *stored["ends"].tolist()]
+                return cls(
+                    weights=str(stored["weights"]),
+                    contract=Contract.from_json(str(stored["contract"])),
+                    names=tuple(stored["names"].tolist()),
+                    requests=tuple(requests[a:b] for a, b in pairwise(ends)),
+                    inputs=stored["inputs"],
+                    outputs=stored["outputs"],
+                    oracle=stored["oracle"],
+                )
         except DAMAGED:
             raise ValueError(f"{source.name} is damaged. Export with --new-goldens to make it anew.") from None
-
-    @classmethod
-    def _read(cls, source: IO[bytes]) -> "Goldens":
-        with np.load(source, allow_pickle=False) as stored:
-            requests, ends = stored["requests"].tobytes(), [0, *stored["ends"].tolist()]
-            return cls(
-                weights=str(stored["weights"]),
-                contract=str(stored["contract"]),
-                names=tuple(stored["names"].tolist()),
-                requests=tuple(requests[a:b] for a, b in pairwise(ends)),
-                pixels=stored["pixels"],
-                logits=stored["logits"],
-                oracle=stored["oracle"],
-            )

@@ -1,47 +1,81 @@
-"""Requests and answers as the predictor sees them, whatever the server."""
+"""Requests and answers as the predictor sees them, whatever the host; and what a request asks."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
-from inference.protocol import JSON, RETRY_AFTER
+from inference.base import BadInput
+from inference.contract import Contract
+from inference.protocol import JSON, NPY, RETRY_AFTER
+from inference.tools.npy import is_npy
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came, header values as they were sent ("" when absent).
+    """One request as it came. `headers` are its own, their names in lower case.
 
-    `others` names what came beside the body in a form.
+    `others` names what came beside the body in a form, and `content_type` is the body's own, where that is not the
+    header's. `describe` asks what the model is, and nothing else.
     """
 
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
-    content_type: str = ""
-    accept: str = ""
-    top_k: str = ""
+    content_type: str | None = None
     describe: bool = False
+
+    @classmethod
+    def of(cls, body: bytes, headers: Mapping[str, str]) -> Self:
+        """`headers` by their names in any case."""
+        return cls(body, {name.lower(): value for name, value in reversed(list(headers.items()))})  # the first counts
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`labels` are those that the answer calls the most probable, one for each row; none where it holds logits."""
+    """`categories` are what the answer's rows are counted by, one for each row; none where it holds raw outputs."""
 
     status: int
     content_type: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a request asks, its body not yet decoded. `single` says that the answer is about one image."""
+    """What a request asks, its body not yet decoded.
 
-    request: Request
+    `single` says that the answer is about one input, `raw` that outputs are wanted as they are. `options` are those of
+    the output's kind.
+    """
+
+    body: bytes
+    content_type: str
     single: bool
-    lossless: bool
-    top_k: int
+    raw: bool
+    options: Any
+
+
+def query(request: Request, contract: Contract) -> Query:
+    """Raises BadInput."""
+    if request.others:
+        beside = ", ".join(request.others)[:80]
+        raise BadInput(f"Beside the body came {beside}. Send one body, and options as headers.")
+    headers = request.headers
+    content_type = headers.get("content-type", "") if request.content_type is None else request.content_type
+    options = contract.output.options(headers)
+    return Query(request.body, content_type, not is_npy(content_type), _wants_npy(headers.get("accept", "")), options)
+
+
+def _wants_npy(accept: str) -> bool:
+    """Whether raw outputs are asked for rather than JSON. Raises BadInput when neither would do."""
+    wanted = {part.partition(";")[0].strip().lower() for part in accept.split(",")} - {""}
+    if NPY in wanted:
+        return True
+    if not wanted or wanted & {"*/*", "application/*", JSON}:
+        return False
+    raise BadInput(f"Accept is {accept[:80]!r}. Ask for {JSON} or {NPY}.")
 
 
 def failure(status: int, kind: str, sentence: str) -> Answer:
@@ -49,16 +83,15 @@ def failure(status: int, kind: str, sentence: str) -> Answer:
     return as_json(status, {"code": status, "type": kind, "message": sentence})
 
 
+def bad_input(error: BadInput) -> Answer:
+    return failure(400, "BadInput", str(error))
+
+
 def as_json(status: int, value: Mapping[str, Any]) -> Answer:
-    return Answer(status, JSON, dumps(value))
+    return Answer(status, JSON, _ENCODER.encode(value).encode())
 
 
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
-
-
-def dumps(value: Mapping[str, Any]) -> bytes:
-    return _ENCODER.encode(value).encode()
-
 
 NO_MEMORY = replace(
     failure(503, "OutOfMemory", "The GPU has no memory left for this batch. Ask again in a second, or send less."),

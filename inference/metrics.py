@@ -26,9 +26,9 @@ REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The metrics of one worker, whose model, version and labels are known: nothing is looked up for a request."""
+    """The metrics of one worker, whose model, version and categories are known: nothing is looked up for a request."""
 
-    def __init__(self, model: str, version: str, labels: Iterable[str]) -> None:
+    def __init__(self, model: str, version: str, categories: Iterable[str]) -> None:
         self.registry = CollectorRegistry()
         of = {"model": model, "version": version}
         counter = partial(Counter, registry=self.registry)
@@ -43,7 +43,7 @@ class Metrics:
         self.starts, self.request, self.queue = starts.labels(**of), request.labels(**of), queue.labels(**of)
         self.handler, self.size = handler.labels(**of), size.labels(**of)
         self.statuses = {status: requests.labels(**of, status=status) for status in (200, 400, 500, 503)}
-        self.labels = {label: predictions.labels(**of, label=label) for label in labels}
+        self.rows = {name: predictions.labels(**of, label=name) for name in categories}
 
     def started(self) -> None:
         """The worker is about to be READY. More starts than workers that are wanted: some were started again."""
@@ -55,8 +55,8 @@ class Metrics:
         self.size.observe(len(answers))
         for status, count in Tally(answer.status for answer in answers).items():
             self.statuses[status].inc(count)
-        for label, count in Tally(label for answer in answers for label in answer.labels).items():
-            self.labels[label].inc(count)
+        for name, count in Tally(name for answer in answers for name in answer.categories).items():
+            self.rows[name].inc(count)
         for arrival in arrivals:
             waited = _waited(arrival, start)
             if waited is not None:

@@ -3,17 +3,16 @@
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from inference.base import Pixels
 from inference.goldens import Goldens
-from inference.runtime import Logits, device_kind
+from inference.inputs import CPU, Rows
+from inference.outputs import Flip, Outputs
+from inference.runtime import device_kind
 
 TABLE = Path(__file__).with_name("tolerances.toml")
 
@@ -33,42 +32,26 @@ class Tolerance:
     accuracy_drop: float | None = None
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How far a decoder's pixels may be from the CPU's, in steps of 255, and how far that may move logits.
+def decoding(model: str, decoder: str) -> dict[str, Any]:
+    """The row of `tolerances.toml` for a decoder: how far the inputs may be from the CPU's, in the words of
+    their kind, and by that the outputs (`atol`).
 
-    `enlarged` is for pictures smaller than the input: they are scaled up, and what is wrong with their colours is too.
+    Raises ValueError when there is none.
     """
-
-    pixels: int
-    enlarged: int
-    atol: float
-
-
-def decoding(model: str, decoder: str) -> Decoding:
-    """The row of `tolerances.toml`. Raises ValueError when there is none."""
-    if decoder == "cpu":
-        return Decoding(0, 0, 0)
-    for row in tomllib.loads(TABLE.read_text())["decoding"]:
+    if decoder == CPU:
+        return {"atol": 0.0}
+    for row in _table()["decoding"]:
         if (row["model"], row["decoder"]) == (model, decoder):
-            return Decoding(row["pixels"], row["enlarged"], row["atol"])
+            return row
     raise ValueError(
         f"{TABLE.name} has no row for decoding by {decoder} that is about {model}. Measure one and add it."
     )
 
 
-def steps(model: str, goldens: Goldens, decoders: Sequence[str]) -> list[int]:
-    """How many steps of 255 the pixels of each golden may be off, for what decoded it."""
-    found, edge = [decoding(model, decoder) for decoder in decoders], min(goldens.pixels.shape[1:3])
-    pairs = zip(found, goldens.requests, strict=True)  # what may not be off at all may be no picture
-    small = [bool(row.enlarged) and min(Image.open(BytesIO(body)).size) < edge for row, body in pairs]
-    return [row.enlarged if enlarged else row.pixels for row, enlarged in zip(found, small, strict=True)]
-
-
 def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:
     """How much further from eager than a runtime's own limit each answer may be, for what decoded its input."""
-    atol = {decoder: decoding(model, decoder).atol for decoder in {*decoders}}
-    return np.array([atol[decoder] for decoder in decoders])
+    rows = {decoder: decoding(model, decoder) for decoder in {*decoders}}
+    return np.array([float(rows[decoder]["atol"]) for decoder in decoders])
 
 
 def tolerance(model: str, runtime: str, precision: str, device: str) -> Tolerance:
@@ -103,19 +86,12 @@ def unmeasured(model: str, runtime: str, device: str) -> str | None:
 
 def _rows(model: str, runtime: str, kind: str) -> list[dict[str, Any]]:
     """Those about the model first; a row that names none is about all."""
-    rows = tomllib.loads(TABLE.read_text())["tolerance"]
-    found = [row for row in rows if (row["runtime"], row["device"]) == (runtime, kind)]
+    found = [row for row in _table()["tolerance"] if (row["runtime"], row["device"]) == (runtime, kind)]
     return [row for name in (model, None) for row in found if row.get("model") == name]
 
 
-@dataclass(frozen=True)
-class Flip:
-    """One input that is decided otherwise. `margin` is eager's first logit minus its second: how sure it was."""
-
-    golden: str
-    eager: int
-    answered: int
-    margin: float
+def _table() -> dict[str, list[dict[str, Any]]]:
+    return tomllib.loads(TABLE.read_text())
 
 
 @dataclass(frozen=True)
@@ -139,47 +115,50 @@ class Comparison:
 
 @np.errstate(invalid="ignore", over="ignore")  # what is not finite is red, and no warning
 def compare(
-    answered: Logits, goldens: Goldens, limit: Tolerance, slack: NDArray[np.float64] | float = 0.0
+    answered: Outputs, goldens: Goldens, limit: Tolerance, slack: NDArray[np.float64] | float = 0.0
 ) -> Comparison:
-    """float32 logits [N, C] against eager's logits of `goldens` (N of them, in order).
+    """float32 outputs [N, *output.shape] against eager's of `goldens` (N of them, in order).
 
     `slack` [N] is added to each one's limit.
     """
     more = np.broadcast_to(np.asarray(slack, np.float64), len(goldens))  # [N]
-    atol = float(limit.atol + more.max(initial=0))
-    wrong = _incomparable(answered, goldens.logits)
-    if wrong:
+    atol, output = float(limit.atol + more.max(initial=0)), goldens.contract.output
+    if wrong := _incomparable(answered, goldens.outputs):
         return Comparison(False, len(goldens), None, None, (), atol, limit.rtol, wrong)
-    distance = np.abs(answered.astype(np.float64) - goldens.logits)  # [N, C]
-    close = distance <= limit.atol + more[:, None] + limit.rtol * np.abs(goldens.logits)  # False for NaN
+    distance = np.abs(answered.astype(np.float64) - goldens.outputs)  # [N, *output.shape]
+    allowed = more.reshape(-1, *[1] * len(output.shape)) + limit.atol + limit.rtol * np.abs(goldens.outputs)
+    close = distance <= allowed  # False for NaN
+    eager_error = np.abs(goldens.outputs - goldens.oracle).max()
     return Comparison(
         ok=bool(close.all()),
         compared=len(goldens),
         max_abs=_finite(distance.max()),
-        error_ratio=_error_ratio(answered, goldens),
-        flips=tuple(_flips(answered, goldens)),
+        error_ratio=_finite(np.abs(answered - goldens.oracle).max() / eager_error) if eager_error else None,
+        flips=tuple(output.flips(goldens.names, goldens.outputs, answered)),
         atol=atol,
         rtol=limit.rtol,
-        sentence=_worst_place(answered, goldens, distance, close),
+        sentence="" if close.all() else _worst_place(answered, goldens, distance, close),
     )
 
 
-def compare_pixels(decoded: NDArray[Any], goldens: Goldens, most: Sequence[int] | int = 0) -> Comparison:
-    """Decoded inputs against those that the goldens were made from, each of which may be `most` steps apart.
+def compare_inputs(decoded: Rows, goldens: Goldens, decoders: Sequence[str]) -> Comparison:
+    """Decoded inputs against those that the goldens were made from, each by what decoded it.
 
     The same code must give the same bits.
     """
-    apart = np.broadcast_to(most, len(goldens))  # [N]
-    limit = float(apart.max(initial=0))
-    wrong = _incomparable(decoded, goldens.pixels)
-    if wrong:
+    spec, model = goldens.contract.input, goldens.contract.model
+    rows = {decoder: decoding(model, decoder) for decoder in {*decoders}}
+    allowed = spec.allowed_steps(goldens.requests, [rows[decoder] for decoder in decoders])  # [N]
+    limit = max(allowed, default=0.0)
+    if wrong := _incomparable(decoded, goldens.inputs):
         return Comparison(False, len(goldens), None, None, (), limit, 0, wrong)
-    distance = np.abs(decoded.astype(np.int16) - goldens.pixels)  # [N, H, W, C]
-    different = [
-        name for name, image, few in zip(goldens.names, distance, apart, strict=True) if image.max(initial=0) > few
+    apart = [  # [N]; row by row, since all together may be large
+        float(np.abs(here.astype(np.float64) - there).max(initial=0))
+        for here, there in zip(decoded, goldens.inputs, strict=True)
     ]
-    sentence = f"{len(different)} inputs decode to other pixels, first {different[0]}." if different else ""
-    return Comparison(not different, len(goldens), float(distance.max()), None, (), limit, 0, sentence)
+    different = [name for name, far, few in zip(goldens.names, apart, allowed, strict=True) if not far <= few]
+    sentence = f"{len(different)} inputs decode to other {spec.elements}, first {different[0]}." if different else ""
+    return Comparison(not different, len(goldens), max(apart), None, (), limit, 0, sentence)
 
 
 def batches(size: int, total: int) -> Iterator[slice]:
@@ -192,9 +171,9 @@ def batch_sizes(max_batch: int) -> list[int]:
     return sorted({min(size, max_batch) for size in (1, 2, 3, 7, max_batch)})
 
 
-def run_goldens(run: Callable[[Pixels], Logits], goldens: Goldens, size: int) -> Logits:
-    """All goldens through a runtime, in batches of `size` → logits [N, C]."""
-    return np.concatenate([run(goldens.pixels[rows]) for rows in batches(size, len(goldens))])
+def run_goldens(run: Callable[[Rows], Outputs], goldens: Goldens, size: int) -> Outputs:
+    """All goldens through a runtime, in batches of `size` → outputs [N, *output.shape]."""
+    return np.concatenate([run(goldens.inputs[rows]) for rows in batches(size, len(goldens))])
 
 
 def worst_of(comparisons: Sequence[Comparison]) -> Comparison:
@@ -222,29 +201,14 @@ def _incomparable(answered: NDArray[Any], expected: NDArray[Any]) -> str:
     return f"It is {answered.dtype} {list(answered.shape)}; eager gives {expected.dtype} {list(expected.shape)}."
 
 
-def _worst_place(answered: Logits, goldens: Goldens, distance: NDArray[np.float64], close: NDArray[np.bool_]) -> str:
-    if close.all():
-        return ""
+def _worst_place(answered: Outputs, goldens: Goldens, distance: NDArray[np.float64], close: NDArray[np.bool_]) -> str:
     excess = np.where(close, -1, np.where(np.isnan(distance), np.inf, distance))
-    row, column = np.unravel_index(excess.argmax(), excess.shape)
-    there, here = answered[row, column], goldens.logits[row, column]
-    wrong = int((~close).any(axis=1).sum())
-    return (
-        f"{wrong} of {len(goldens)} differ, worst {goldens.names[row]}, logit {column}: {there:.7g}, eager {here:.7g}."
-    )
-
-
-def _error_ratio(answered: Logits, goldens: Goldens) -> float | None:
-    eager = np.abs(goldens.logits - goldens.oracle).max()
-    return _finite(np.abs(answered - goldens.oracle).max() / eager) if eager else None
+    row, *place = (int(index) for index in np.unravel_index(excess.argmax(), excess.shape))
+    there, here = answered[row, *place], goldens.outputs[row, *place]
+    wrong = int((~close).reshape(len(close), -1).any(axis=1).sum())
+    where = f"{goldens.contract.output.element} {', '.join(map(str, place))}"
+    return f"{wrong} of {len(goldens)} differ, worst {goldens.names[row]}, {where}: {there:.7g}, eager {here:.7g}."
 
 
 def _finite(value: np.floating[Any]) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _flips(answered: Logits, goldens: Goldens) -> Iterator[Flip]:
-    second, first = np.sort(goldens.logits, axis=1)[:, -2:].T  # each [N]
-    ours, theirs = answered.argmax(axis=1), goldens.logits.argmax(axis=1)  # each [N]
-    for row in np.flatnonzero(ours != theirs):
-        yield Flip(goldens.names[row], int(theirs[row]), int(ours[row]), float(first[row] - second[row]))

@@ -1,4 +1,4 @@
-"""Bytes → answers: load, decode, predict, encode. Knows no server; `handler.py` fits it to TorchServe."""
+"""Bytes → answers: decode, predict, encode. Knows no host; an adapter such as `handler.py` fits it to one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -6,19 +6,16 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference import parity
-from inference.base import BadInput, Decoded, OutOfMemory
+from inference.base import BadInput, OutOfMemory
 from inference.goldens import Goldens
-from inference.inputs.image.decoders import CPU, NVJPEG, Decoder
-from inference.messages import NO_MEMORY, Answer, Query, Request, as_json, dumps, failure
-from inference.npy import is_npy
-from inference.protocol import ATTESTED, DEFAULT_TOP_K, JSON, NPY, TOP_K
-from inference.runtime import Batch, Loaded, Logits, joined
-
-Ranks = NDArray[np.intp]  # [N, C], classes
-Scores = NDArray[np.float64]  # [N, C], probabilities
+from inference.inputs import CPU, Batch, Decoded, Decoder
+from inference.messages import NO_MEMORY, Answer, Query, Request, as_json, bad_input, failure, query
+from inference.outputs import Outputs
+from inference.protocol import ATTESTED, NPY
+from inference.runtime import Loaded, joined
+from inference.tools.npy import encode_npy
 
 
 class Predictor:
@@ -33,13 +30,13 @@ class Predictor:
     def check(self, goldens: Goldens) -> None:
         """Answers the goldens as requests. Raises RuntimeError unless every answer is eager's, within tolerance.
 
-        Where the archive asks for nvJPEG, some of them must have been decoded by it. Raises OutOfMemory, too.
+        Where the archive asks for another decoder than the CPU's, it must have decoded some. Raises OutOfMemory, too.
         """
         if goldens.weights != self.loaded.weights:
             raise RuntimeError(
                 "The goldens were answered by other weights than this artifact's. Export with new goldens."
             )
-        requests = [Request(body, accept=NPY) for body in goldens.requests]
+        requests = [Request(body, {"accept": NPY}) for body in goldens.requests]
         parts = parity.batches(self.contract.max_batch, len(goldens))
         answers = [answer for part in parts for answer in self.answer(requests[part])]
         refused = next((answer for answer in answers if answer.status != 200), None)
@@ -47,151 +44,93 @@ class Predictor:
             raise OutOfMemory(NO_MEMORY.body.decode())
         if refused:
             raise RuntimeError(f"A golden was refused: {refused.body.decode()}")
-        decoders = [answer.headers[ATTESTED["decoder"]] for answer in answers]
-        if self.attestation["decoder"] != CPU and NVJPEG not in decoders:
-            raise RuntimeError("The archive asks for nvJPEG, and it decoded no golden. Export with --decoder cpu.")
-        logits = np.concatenate([np.load(BytesIO(answer.body)) for answer in answers])
-        verdict = parity.compare(logits, goldens, self._tolerance(), parity.slack(self.contract.model, decoders))
+        decoders, asked = [answer.headers[ATTESTED["decoder"]] for answer in answers], self.attestation["decoder"]
+        if asked != CPU and {*decoders} == {CPU}:
+            raise RuntimeError(
+                f"The archive asks for the decoder {asked}, and it decoded no golden. Export with --decoder cpu."
+            )
+        outputs = np.concatenate([np.load(BytesIO(answer.body)) for answer in answers])
+        model, loaded = self.contract.model, self.loaded
+        limit = parity.tolerance(model, self.attestation["runtime"], loaded.precision, loaded.device)
+        verdict = parity.compare(outputs, goldens, limit, parity.slack(model, decoders))
         if not verdict.ok:
             raise RuntimeError(f"The goldens are answered wrongly: {verdict.sentence}")
-
-    def _tolerance(self) -> parity.Tolerance:
-        loaded = self.loaded
-        return parity.tolerance(self.contract.model, self.attestation["runtime"], loaded.precision, loaded.device)
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer for each request, in order. A bad request gets a 400 and doesn't touch its batch-mates.
 
         All the good ones get a 503 where they are too much at once for the device's memory.
         """
-        queries = [self._understand(request) for request in requests]
-        answers = iter(self._answers([query for query in queries if isinstance(query, Query)]))
-        return [next(answers) if isinstance(query, Query) else query for query in queries]
+        queries = [self._query(request) for request in requests]
+        answers = iter(self._answers([one for one in queries if isinstance(one, Query)]))
+        return [next(answers) if isinstance(one, Query) else one for one in queries]
+
+    def _query(self, request: Request) -> Query | Answer:
+        if request.describe:
+            return as_json(200, self.description)
+        try:
+            return query(request, self.contract)
+        except BadInput as error:
+            return bad_input(error)
 
     def _answers(self, queries: Sequence[Query]) -> list[Answer]:
         try:
-            decoded = self.decode([query.request for query in queries])
+            decoded = self.decode(queries)
         except OutOfMemory:
             return [NO_MEMORY] * len(queries)
-        good = [(query, one) for query, one in zip(queries, decoded, strict=True) if isinstance(one, Decoded)]
+        good = [(one, rows) for one, rows in zip(queries, decoded, strict=True) if isinstance(rows, Decoded)]
         try:
-            predicted = iter(self._predicted(good))
+            outputs = self.predict([rows.rows for _, rows in good])
+            answers = iter(self._attested(self.encode(outputs, [one for one, _ in good]), [rows for _, rows in good]))
         except OutOfMemory:
-            predicted = iter([NO_MEMORY] * len(good))
-        return [next(predicted) if isinstance(one, Decoded) else failure(400, "BadInput", str(one)) for one in decoded]
+            answers = iter([NO_MEMORY] * len(good))
+        return [bad_input(rows) if isinstance(rows, BadInput) else next(answers) for rows in decoded]
 
-    def _predicted(self, good: Sequence[tuple[Query, Decoded]]) -> list[Answer]:
+    def decode(self, queries: Sequence[Query]) -> list[Decoded | BadInput]:
         """Raises OutOfMemory."""
-        logits = self.predict([decoded.pixels for _, decoded in good])
-        encoded = self.encode(logits, [query for query, _ in good])
-        attested = {ATTESTED[name]: value for name, value in self.attestation.items()}
-        answers = []
-        for answer, (_, decoded), size in zip(encoded, good, self._executed_sizes(logits), strict=True):
-            own = {ATTESTED["decoder"]: decoded.decoder, ATTESTED["batch_size"]: str(size)}
-            answers.append(replace(answer, headers=attested | own))
-        return answers
+        return self.decoder([(one.body, one.content_type) for one in queries])
 
-    def _executed_sizes(self, logits: Sequence[Logits]) -> Iterator[int]:
-        """The largest batch that each request's rows ran in: the first of them, as only the last one isn't full."""
-        total, start = sum(map(len, logits)), 0
-        for rows in logits:
-            yield min(self.contract.max_batch, total - start // self.contract.max_batch * self.contract.max_batch)
-            start += len(rows)
-
-    def decode(self, requests: Sequence[Request]) -> list[Decoded | BadInput]:
-        """Raises OutOfMemory."""
-        return self.decoder([(request.body, request.content_type) for request in requests])
-
-    def predict(self, inputs: Sequence[Batch]) -> list[Logits]:
-        """Several uint8 [N_i, *input.shape] → as many float32 [N_i, C], computed together by `max_batch` rows.
+    def predict(self, inputs: Sequence[Batch]) -> list[Outputs]:
+        """Several [N_i, *input.shape] → as many float32 [N_i, *output.shape], computed together by `max_batch` rows.
 
         Raises OutOfMemory.
         """
         if not inputs:
             return []
         rows = joined(inputs)
-        logits = np.concatenate(
+        outputs = np.concatenate(
             [self.loaded(rows[part]) for part in parity.batches(self.contract.max_batch, len(rows))]
         )
-        return np.split(logits, np.cumsum([len(pixels) for pixels in inputs])[:-1])
+        return np.split(outputs, np.cumsum([len(own) for own in inputs])[:-1])
 
-    def encode(self, logits: Sequence[Logits], queries: Sequence[Query]) -> list[Answer]:
-        """Several float32 [N_i, C] → for each an npy file, or JSON with the most probable labels."""
-        ranked = _ranked([rows for rows, query in zip(logits, queries, strict=True) if not query.lossless])
+    def encode(self, outputs: Sequence[Outputs], queries: Sequence[Query]) -> list[Answer]:
+        """Several float32 [N_i, *output.shape] → for each an npy file, or the output kind's JSON."""
+        as_objects = [(rows, one.options) for rows, one in zip(outputs, queries, strict=True) if not one.raw]
+        objects = self.contract.output.answers([rows for rows, _ in as_objects], [options for _, options in as_objects])
         return [
-            Answer(200, NPY, _npy(rows)) if query.lossless else self._as_json(rows, *next(ranked), query)
-            for rows, query in zip(logits, queries, strict=True)
+            Answer(200, NPY, encode_npy(rows)) if one.raw else self._as_json(rows, next(objects), one.single)
+            for rows, one in zip(outputs, queries, strict=True)
         ]
 
-    def _as_json(self, logits: Logits, best: Ranks, scores: Scores, query: Query) -> Answer:
-        if not np.isfinite(logits).all():
-            return failure(
-                500, "NotFinite", "The model gave a value that is not finite. Ask for npy to see the logits."
-            )
-        top = best[:, : query.top_k].tolist(), scores[:, : query.top_k].tolist()
-        predictions = [self._prediction(*row) for row in zip(*top, strict=True)]
-        body = dumps(predictions[0] if query.single else {"predictions": predictions})
-        return Answer(200, JSON, body, labels=tuple(prediction["label"] for prediction in predictions))
+    def _as_json(self, outputs: Outputs, objects: list[dict[str, Any]], single: bool) -> Answer:
+        output = self.contract.output
+        if not np.isfinite(outputs).all():
+            sentence = f"The model gave a value that is not finite. Ask for npy to see the {output.name}."
+            return failure(500, "NotFinite", sentence)
+        answer = as_json(200, objects[0] if single else {"predictions": objects})
+        return replace(answer, categories=tuple(output.category(one) for one in objects) if output.categories else ())
+
+    def _attested(self, answers: Sequence[Answer], decoded: Sequence[Decoded]) -> Iterator[Answer]:
+        """With the batch that each one's rows ran in: the first of several, as only the last one isn't full."""
+        attested = {ATTESTED[name]: value for name, value in self.attestation.items()}
+        total, start, largest = sum(len(one.rows) for one in decoded), 0, self.contract.max_batch
+        for answer, one in zip(answers, decoded, strict=True):
+            size = min(largest, total - start // largest * largest)
+            start += len(one.rows)
+            own = {ATTESTED["decoder"]: one.decoder, ATTESTED["batch_size"]: str(size)}
+            yield replace(answer, headers=attested | own)
 
     @property
     def description(self) -> dict[str, Any]:
         """What every prediction attests, its own batch and decoder excepted, and the contract."""
         return {"attestation": dict(self.attestation), "contract": self.contract.model_dump(mode="json")}
-
-    def _understand(self, request: Request) -> Query | Answer:
-        if request.describe:
-            return as_json(200, self.description)
-        try:
-            return self._query(request)
-        except BadInput as error:
-            return failure(400, "BadInput", str(error))
-
-    def _query(self, request: Request) -> Query:
-        """Raises BadInput."""
-        if request.others:
-            beside = ", ".join(request.others)[:80]
-            raise BadInput(f"Beside the body came {beside}. Send one body, and options as headers.")
-        top_k = self._top_k(request.top_k)
-        return Query(request, not is_npy(request.content_type), _wants_npy(request.accept), top_k)
-
-    def _prediction(self, best: list[int], scores: list[float]) -> dict[str, Any]:
-        labels = self.contract.labels
-        top = [{"label": labels[index], "score": score} for index, score in zip(best, scores, strict=True)]
-        return {**top[0], "top": top}
-
-    def _top_k(self, text: str) -> int:
-        classes = len(self.contract.labels)
-        if not text:
-            return min(DEFAULT_TOP_K, classes)
-        if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= classes):
-            raise BadInput(f"{TOP_K} is {text[:40]!r}. Send a whole number from 1 to {classes}.")
-        return int(text)
-
-
-def _ranked(logits: Sequence[Logits]) -> Iterator[tuple[Ranks, Scores]]:
-    """Several float32 [N_i, C] → for each the classes from the most probable on, and their softmax, in float64."""
-    if not logits:
-        return iter(())
-    rows = np.concatenate(logits)
-    with np.errstate(invalid="ignore"):  # in rows that are not finite
-        shifted = np.exp(rows.astype(np.float64) - rows.max(axis=1, keepdims=True))
-        scores = shifted / shifted.sum(axis=1, keepdims=True)
-    best = np.argsort(-rows, axis=1, kind="stable")
-    ends = np.cumsum([len(one) for one in logits])[:-1]
-    return zip(np.split(best, ends), np.split(np.take_along_axis(scores, best, axis=1), ends), strict=True)
-
-
-def _wants_npy(accept: str) -> bool:
-    """Whether the logits are asked for rather than JSON. Raises BadInput when neither would do."""
-    wanted = {part.partition(";")[0].strip().lower() for part in accept.split(",")} - {""}
-    if NPY in wanted:
-        return True
-    if not wanted or wanted & {"*/*", "application/*", JSON}:
-        return False
-    raise BadInput(f"Accept is {accept[:80]!r}. Ask for {JSON} or {NPY}.")
-
-
-def _npy(array: Logits) -> bytes:
-    stream = BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()

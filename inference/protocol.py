@@ -1,15 +1,12 @@
 """What goes over the wire: header names, content types and limits, for the server and its clients alike."""
 
-from inference.npy import NPY
+from inference.tools.npy import NPY
 
-__all__ = ["ATTESTED", "BODY_LIMIT", "DEFAULT_TOP_K", "JSON", "NPY", "RETRY_AFTER", "TOP_K"]
+__all__ = ["ATTESTED", "BODY_LIMIT", "JSON", "NPY", "RETRY_AFTER"]
 
 JSON = "application/json"
 
 RETRY_AFTER = "Retry-After"  # seconds, with a 503 that is worth asking again
-
-TOP_K = "X-Top-K"
-DEFAULT_TOP_K = 5
 
 # TorchServe's own default for requests and for responses, in bytes.
 BODY_LIMIT = 6_553_500

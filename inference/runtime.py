@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from inference import runtimes
-from inference.base import Pixels, out_of_memory
+from inference.base import out_of_memory
 from inference.contract import Contract
+from inference.inputs import Batch, Rows
+from inference.outputs import Outputs
 
 if TYPE_CHECKING:
     import torch
 
-Logits = NDArray[np.float32]
 Network = Callable[[Contract], Any]  # a contract → the untrained `torch.nn.Module`; its module need not be imported
-Batch = Any  # uint8 [B, *input.shape]: `Pixels`, or a tensor on the GPU that decoded it
 
 # The metadata that every artifact carries.
 CONTRACT = "contract"
@@ -30,12 +29,12 @@ FLOAT32 = "float32"  # the precision that networks are trained in; any other is 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An artifact, loaded: uint8 [B, *input.shape] → float32 logits [B, len(labels)], and what computes them.
+    """An artifact, loaded: [B, *input.shape] → float32 [B, *output.shape], and what computes them.
 
     `weights` is the SHA-256 of the weights that the artifact was made from.
     """
 
-    run: Callable[[Batch], Logits]
+    run: Callable[[Batch], Outputs]
     contract: Contract
     weights: str
     provider: str
@@ -43,18 +42,18 @@ class Loaded:
     precision: str = FLOAT32
     tf32: bool = False
 
-    def __call__(self, batch: Batch) -> Logits:
-        logits = self.run(batch)
-        expected = (len(batch), len(self.contract.labels))
-        if logits.shape != expected or logits.dtype != np.float32:
-            raise RuntimeError(f"The graph gave {logits.dtype} {logits.shape}; the contract says float32 {expected}.")
-        return logits
+    def __call__(self, batch: Batch) -> Outputs:
+        outputs = self.run(batch)
+        expected = (len(batch), *self.contract.output.shape)
+        if outputs.shape != expected or outputs.dtype != np.float32:
+            raise RuntimeError(f"The graph gave {outputs.dtype} {outputs.shape}; the contract says float32 {expected}.")
+        return outputs
 
 
-def as_array(batch: Batch) -> Pixels:
+def as_array(batch: Batch) -> Rows:
     """In the CPU's memory."""
-    pixels: Pixels = batch if isinstance(batch, np.ndarray) else batch.cpu().numpy()
-    return pixels
+    rows: Rows = batch if isinstance(batch, np.ndarray) else batch.cpu().numpy()
+    return rows
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -65,10 +64,10 @@ def joined(batches: Sequence[Batch]) -> Batch:
     import torch
 
     with out_of_memory():
-        return torch.cat([torch.as_tensor(_writable(batch), device=device) for batch in batches])
+        return torch.cat([torch.as_tensor(writable(batch), device=device) for batch in batches])
 
 
-def _writable(batch: Batch) -> Batch:
+def writable(batch: Batch) -> Batch:
     """torch warns of an array that it must not write to."""
     return np.require(batch, requirements=["C", "W"]) if isinstance(batch, np.ndarray) else batch
 
@@ -98,7 +97,7 @@ class Source(Protocol):
         """Two rows to trace with: a batch of 1 would be baked in as a constant."""
 
     @property
-    def calibration(self) -> Pixels:
+    def calibration(self) -> Rows:
         """Rows that a precision's ranges are found on: none that its accuracy is measured on."""
 
 

@@ -22,7 +22,7 @@ from inference.base import BadInput, OutOfMemory
 from inference.bundle import Bundle, read_goldens
 from inference.contract import Contract
 from inference.goldens import Goldens
-from inference.inputs.image.decoders import CPU, Decoder, decoder_named
+from inference.inputs import CPU, Decoder
 from inference.messages import NO_MEMORY, Request
 from inference.predictor import Predictor
 from inference.protocol import NPY
@@ -50,7 +50,7 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
     """
     found = run_inprocess("answers", archive, threads)
     sizes = sorted(int(name.removeprefix("runtime_")) for name in found if name.startswith("runtime_"))
-    expected = {"model", "pixels", "refused", "decoders", "attested_precision", "attested_device"}
+    expected = {"model", "inputs", "refused", "decoders", "attested_precision", "attested_device"}
     if not sizes or (expected | {f"handler_{size}" for size in sizes}) - found.keys():
         raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")
     model, decoders = str(found["model"]), [str(name) for name in found["decoders"]]
@@ -62,8 +62,8 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
         verdicts = [_compared(found[f"{hop}_{size}"], goldens, limit, slack, size) for size in sizes]
         return Hop(hop, parity.worst_of(verdicts))
 
-    decode = parity.compare_pixels(found["pixels"], goldens, parity.steps(model, goldens, decoders))
-    if failed := _failure(found["pixels"]):
+    decode = parity.compare_inputs(found["inputs"], goldens, decoders)
+    if failed := _failure(found["inputs"]):
         decode = replace(decode, sentence=failed)
     handler = at_all_sizes("handler", parity.slack(model, decoders))
     if refused := str(found["refused"]):
@@ -85,7 +85,7 @@ def _compared(
 
 
 def answers() -> dict[str, NDArray[Any]]:
-    """The pixels of the goldens, and their logits by the runtime and by the predictor at each batch size.
+    """The inputs of the goldens, and their outputs by the runtime and by the predictor at each batch size.
 
     In the place of what could not be computed stands why, as text. `refused` is why a worker would not start with this
     archive, and empty where it would.
@@ -96,10 +96,10 @@ def answers() -> dict[str, NDArray[Any]]:
         from inference.torch_graph import prepare  # not at the top: a runtime may need no torch
 
         prepare(device, _threads())
-    decoder = decoder_named(bundle.decoder, contract.input, device)
+    decoder = contract.input.decoder(bundle.decoder, device)
     decoded = _tried(partial(_decoded, decoder, contract, goldens))
-    pixels, decoders = decoded if isinstance(decoded, tuple) else (decoded, [CPU] * len(goldens))
-    found = {"model": contract.model, "pixels": pixels, "decoders": decoders}
+    inputs, decoders = decoded if isinstance(decoded, tuple) else (decoded, [CPU] * len(goldens))
+    found = {"model": contract.model, "inputs": inputs, "decoders": decoders}
     sizes = parity.batch_sizes(contract.max_batch)
     try:
         predictor = bundle.load(HERE, device, _threads())
@@ -133,7 +133,7 @@ def _tried(compute: Callable[[], Any]) -> Any:
 
 
 def _decoded(decoder: Decoder, contract: Contract, goldens: Goldens) -> tuple[NDArray[Any], list[str]]:
-    """uint8 [N, *input.shape] and what decoded each: by the decoder alone, as many at once as a worker takes at most.
+    """[N, *input.shape] and what decoded each: by the decoder alone, as many at once as a worker takes at most.
 
     Raises ValueError for a golden that is refused.
     """
@@ -143,7 +143,7 @@ def _decoded(decoder: Decoder, contract: Contract, goldens: Goldens) -> tuple[ND
             if isinstance(one, BadInput):
                 raise ValueError(f"{name} is refused: {one}")
             found.append(one)
-    return np.concatenate([as_array(one.pixels) for one in found]), [one.decoder for one in found]
+    return np.concatenate([as_array(one.rows) for one in found]), [one.decoder for one in found]
 
 
 def _device(bundle: Bundle) -> str:
@@ -155,10 +155,10 @@ def _threads() -> int:
 
 
 def _by_predictor(predictor: Predictor, goldens: Goldens, size: int) -> NDArray[np.float32]:
-    """All goldens as requests, in batches of `size` → logits [N, C]."""
+    """All goldens as requests, in batches of `size` → outputs [N, *output.shape]."""
     bodies: list[bytes] = []
     for rows in parity.batches(size, len(goldens)):
-        requests = [Request(body, accept=NPY) for body in goldens.requests[rows]]
+        requests = [Request(body, {"accept": NPY}) for body in goldens.requests[rows]]
         answered = predictor.answer(requests)
         if len(answered) != len(requests):
             raise ValueError(f"{len(requests)} requests got {len(answered)} answers.")

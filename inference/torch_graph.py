@@ -1,16 +1,25 @@
-"""Running a graph with torch: what the eager, TorchScript and AOTInductor runtimes share."""
+"""Running a graph with torch: what the eager, TorchScript and AOTInductor runtimes share.
+
+On an NVIDIA GPU a graph is recorded once and replayed.
+"""
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from inference.base import out_of_memory
 from inference.contract import Contract
-from inference.runtime import Batch, Logits
+from inference.inputs import Batch
+from inference.outputs import Outputs
+from inference.runtime import CannotRun, writable
 
 Graph = Callable[[torch.Tensor], torch.Tensor]
+
+WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScript compiles
 
 
 def prepare(device: str, threads: int) -> bool:
@@ -21,9 +30,7 @@ def prepare(device: str, threads: int) -> bool:
     torch.set_num_threads(threads)
     check_device(device)
     if device != "cpu":
-        from inference.cuda_graph import use
-
-        use(device)
+        use_gpu(device)
     return forbid_tf32(device)
 
 
@@ -44,17 +51,15 @@ def forbid_tf32(device: str) -> bool:
     return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
 
 
-def runner(graph: Graph, contract: Contract, device: str) -> Callable[[Batch], Logits]:
-    """A graph over tensors → a callable over batches. On a GPU it is recorded: see `on_cuda.recorded`."""
+def runner(graph: Graph, contract: Contract, device: str) -> Callable[[Batch], Outputs]:
+    """A graph over tensors → a callable over batches. On a GPU it is recorded: see `recorded`."""
     if device != "cpu":
-        from inference.cuda_graph import recorded
-
         return recorded(graph, contract, device)
 
     @torch.inference_mode()
-    def run(batch: Batch) -> Logits:
-        logits: Logits = graph(torch.from_numpy(np.require(batch, requirements=["C", "W"]))).numpy()
-        return logits
+    def run(batch: Batch) -> Outputs:
+        outputs: Outputs = graph(torch.from_numpy(writable(batch))).numpy()
+        return outputs
 
     return run
 
@@ -62,7 +67,7 @@ def runner(graph: Graph, contract: Contract, device: str) -> Callable[[Batch], L
 class Bfloat16(nn.Module):
     """A network for answers, whose convolutions and matrix products are computed in bfloat16 on one kind of device.
 
-    The scaling before them stays float32, and so do the logits.
+    The scaling before them stays float32, and so do the outputs.
     """
 
     def __init__(self, network: nn.Module, device: str) -> None:
@@ -71,7 +76,106 @@ class Bfloat16(nn.Module):
         self.device = device
         self.eval()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device, torch.bfloat16):
-            logits: torch.Tensor = self.network(images)
-        return logits.float()
+            outputs: torch.Tensor = self.network(inputs)
+        return outputs.float()
+
+
+def use_gpu(device: str) -> None:
+    """Makes it this process's GPU. Who waits for it sleeps: CUDA would ask again and again, on a core others want.
+
+    RuntimeError when the driver refuses.
+    """
+    from cuda.bindings import driver
+
+    index = torch.device(device).index or 0
+    asleep = driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC
+    for [status] in (driver.cuInit(0), driver.cuDevicePrimaryCtxSetFlags(index, asleep)):
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"The driver of {device} does not let a process wait asleep: {status.name}.")
+    torch.cuda.set_device(index)
+
+
+class Buffers:
+    """Memory on the GPU for the largest batch, and page-locked memory beside it, which is copied at full speed.
+
+    For one batch at a time: a model that was loaded so is not for several threads.
+    """
+
+    def __init__(self, contract: Contract, device: str) -> None:
+        largest, dtype = contract.max_batch, torch_dtype(contract.input.dtype)
+        self.inputs = torch.zeros((largest, *contract.input.shape), dtype=dtype, device=device)
+        self._staged = torch.zeros_like(self.inputs, device="cpu", pin_memory=True)
+        self._outputs = torch.zeros((largest, *contract.output.shape), pin_memory=True)
+
+    def put(self, batch: Batch) -> None:
+        """[B, *input.shape], into the first B rows of `inputs`."""
+        source = batch
+        if isinstance(batch, np.ndarray):
+            source = self._staged[: len(batch)]
+            source.numpy()[:] = batch
+        self.inputs[: len(batch)].copy_(source, non_blocking=True)
+
+    def take(self, outputs: torch.Tensor) -> Outputs:
+        """float32 [B, *output.shape] → an array, once it is computed."""
+        answered = self._outputs[: len(outputs)].copy_(outputs, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        return answered.numpy().copy()
+
+
+def recorded(graph: Graph, contract: Contract, device: str) -> Callable[[Batch], Outputs]:
+    """A graph as a callable that launches no kernel by itself: a CUDA graph for each of some batch sizes is replayed.
+
+    A batch runs in the smallest that holds it, whose other rows are computed and left. Recordings read the weights
+    where they lie, so the graph is kept. Raises CannotRun where its outputs are not the contract's, and torch's own
+    errors of any other kind: they don't tell an artifact's fault from the GPU's. The callable raises OutOfMemory.
+    """
+    buffers = Buffers(contract, device)
+    with torch.inference_mode():
+        replays = {size: _record(graph, buffers.inputs[:size]) for size in recorded_sizes(contract.max_batch)}
+    for size, (_, outputs) in replays.items():
+        check_outputs(outputs, size, contract)
+
+    @torch.inference_mode()
+    def run(batch: Batch, _keep: Graph = graph) -> Outputs:
+        with out_of_memory():
+            size = min(size for size in replays if size >= len(batch))
+            buffers.put(batch)
+            recording, outputs = replays[size]
+            recording.replay()
+            return buffers.take(outputs[: len(batch)])
+
+    return run
+
+
+def check_outputs(outputs: torch.Tensor, size: int, contract: Contract) -> None:
+    """Raises CannotRun unless they are what the contract says. Copying them would make it so without a word."""
+    expected = (size, *contract.output.shape)
+    if outputs.dtype != torch.float32 or outputs.shape != expected:
+        raise CannotRun(
+            f"The graph gave {outputs.dtype} {tuple(outputs.shape)}; the contract says torch.float32 {expected}."
+        )
+
+
+def recorded_sizes(largest: int) -> list[int]:
+    """The powers of two up to the largest batch, and that."""
+    return [*(2**power for power in range((largest - 1).bit_length())), largest]
+
+
+def _record(graph: Graph, inputs: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    """The recording, and where each replay leaves its outputs."""
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UPS):
+            graph(inputs)
+    torch.cuda.current_stream().wait_stream(aside)
+    recording = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recording):
+        outputs = graph(inputs)
+    return recording, outputs
+
+
+def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -6,7 +6,7 @@ The network is LeNet's scheme in today's form: two convolutions with ReLU and po
 import math
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from inference.contract import Contract, ImageInput
+from inference.contract import Contract
+from inference.inputs.image import ImageInput
 from inference.inputs.image.decode import from_image
+from inference.outputs.classes import ClassesOutput
 from models import Data, Recipe, Split
 
 if TYPE_CHECKING:
@@ -45,13 +47,14 @@ class Digits(nn.Module):
 
     def __init__(self, contract: Contract) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(contract.mean).view(-1, 1, 1), persistent=False)  # [1, 1, 1]
-        self.register_buffer("std", torch.tensor(contract.std).view(-1, 1, 1), persistent=False)
-        self.conv1 = nn.Conv2d(contract.input.channels, 20, kernel_size=5)
+        spec = cast(ImageInput, contract.input)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)  # [1, 1, 1]
+        self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
+        self.conv1 = nn.Conv2d(spec.channels, 20, kernel_size=5)
         self.conv2 = nn.Conv2d(20, 40, kernel_size=5)
         self.hidden = nn.Linear(40 * 4 * 4, 100)
         self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear(100, len(contract.labels))
+        self.head = nn.Linear(100, contract.output.shape[0])
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.permute(0, 3, 1, 2).to(self.mean.dtype)  # [B, 1, 28, 28]
@@ -69,7 +72,8 @@ def network(contract: Contract) -> nn.Module:
 
 def contract(train: Split) -> Contract:
     mean, std = train.images.mean() / 255, train.images.std() / 255
-    return Contract(model="digits", input=INPUT, mean=(round(mean, 4),), std=(round(std, 4),), labels=LABELS)
+    spec = ImageInput(**{**INPUT.model_dump(), "mean": (round(mean, 4),), "std": (round(std, 4),)})
+    return Contract(model="digits", inputs=(spec,), outputs=(ClassesOutput(labels=LABELS),))
 
 
 def augment(images: Tensor) -> Tensor:

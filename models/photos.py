@@ -4,12 +4,14 @@ The networks are trained on crops of decoded pictures, and answer the centre of 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from inference.contract import Contract, ImageInput
+from inference.contract import Contract
+from inference.inputs.image import ImageInput
+from inference.outputs.classes import ClassesOutput
 from models import Data, Recipe, Split
 
 INPUT = ImageInput(height=224, width=224, channels=3, fit="crop", short_side=256)
@@ -52,8 +54,9 @@ class Photos(nn.Module):
 
     def __init__(self, contract: Contract, backbone: nn.Module) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(contract.mean).view(-1, 1, 1), persistent=False)  # [3, 1, 1]
-        self.register_buffer("std", torch.tensor(contract.std).view(-1, 1, 1), persistent=False)
+        spec = cast(ImageInput, contract.input)
+        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)  # [3, 1, 1]
+        self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
@@ -70,7 +73,7 @@ def network(contract: Contract) -> nn.Module:
     if contract.arch not in (known := models.list_models(module=models)):
         raise ValueError(f"There is no arch {contract.arch!r}. Choose one of: {', '.join(known)}.")
     options = {"init_weights": False} if contract.arch in ("googlenet", "inception_v3") else {}  # they warn without
-    backbone = models.get_model(contract.arch, weights=None, num_classes=len(contract.labels), **options)
+    backbone = models.get_model(contract.arch, weights=None, num_classes=contract.output.shape[0], **options)
     if getattr(backbone, "aux_logits", False):  # further logits that are there in training only
         backbone.aux_logits = False
         for name in {"aux1", "aux2", "AuxLogits"} & {name for name, _ in backbone.named_children()}:
@@ -120,7 +123,8 @@ def check_filled(arch: str, own: dict[str, Tensor], given: dict[str, Tensor]) ->
 def contract(train: Split, arch: str = "resnet50", pretrained: bool = False) -> Contract:
     """Mean and std are those of the training split, or with pretrained weights ImageNet's."""
     mean, std = IMAGENET if pretrained else _mean_and_std(train)
-    return Contract(model="photos", arch=arch, input=INPUT, mean=mean, std=std, labels=train.names)
+    spec = ImageInput(**{**INPUT.model_dump(), "mean": mean, "std": std})
+    return Contract(model="photos", arch=arch, inputs=(spec,), outputs=(ClassesOutput(labels=train.names),))
 
 
 def _mean_and_std(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

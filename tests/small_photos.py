@@ -13,20 +13,13 @@ import torch
 from export.accuracy import answer
 from export.trained import Trained, load_trained
 from inference import weights
-from inference.contract import Contract
 from inference.tools.files import sha256
 from models import Data, Split, photos
+from tests.contracts import classifier
 
 LABELS = ("a", "b", "c")
-CONTRACT = Contract(
-    model="photos",
-    arch="shufflenet_v2_x0_5",  # the smallest of torchvision's
-    input=photos.INPUT,
-    mean=(0.5, 0.4, 0.3),
-    std=(0.2, 0.2, 0.2),
-    labels=LABELS,
-    max_batch=4,
-)
+SMALLEST = "shufflenet_v2_x0_5"  # of torchvision's
+CONTRACT = classifier("photos", photos.INPUT, LABELS, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), arch=SMALLEST, max_batch=4)
 
 
 def split(count: int, seed: int) -> Split:

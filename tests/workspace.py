@@ -21,10 +21,14 @@ READ_ONLY = Path("/sys/entering-production")
 
 @dataclass(frozen=True)
 class Workspace:
-    """`artifacts/`, `model_store/` and `.serve/` lie in `folder`. A server's ports begin at `port`."""
+    """`artifacts/`, `model_store/` and `.serve/` lie in `folder`. A server's ports begin at `port`.
+
+    `root` is where the project lies whose commands are run.
+    """
 
     folder: Path
     port: int
+    root: Path = ROOT
 
     @property
     def artifacts(self) -> Path:
@@ -41,6 +45,10 @@ class Workspace:
     @property
     def management_url(self) -> str:
         return f"http://127.0.0.1:{self.port + 1}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(self.root), "COLUMNS": "120"}
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -61,7 +69,7 @@ class Workspace:
         done = subprocess.run(
             [sys.executable, "-m", *command],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **(environment or {})},
+            env={**self.environment, **(environment or {})},
             capture_output=True,
             text=True,
             check=False,

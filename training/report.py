@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.functional import classification
 
 from inference import weights
+from inference.outputs.classes import ClassesOutput
 from inference.tools.files import publish, sha256
 from inference.tools.versions import git_commit, versions
 from models import Split
@@ -31,7 +32,7 @@ def publish_all(folder: Path, job: Job, trained: Trained) -> dict[str, Any]:
 
     That file is written last and holds the digest of the weights, so when it fits them everything is of one training.
     """
-    held_out, labels = job.data.held_out, job.contract.labels
+    held_out, labels = job.data.held_out, labels_of(job)
     logits = predict(trained.network, torch.from_numpy(held_out.images), job.device)
     publish_text(folder / "contract.json", job.contract.to_json())
     publish_picture(folder / "confusion.png", confusion_picture(logits, held_out, labels))
@@ -46,6 +47,10 @@ def publish_all(folder: Path, job: Job, trained: Trained) -> dict[str, Any]:
     }
     publish_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def labels_of(job: Job) -> tuple[str, ...]:
+    return cast(ClassesOutput, job.contract.output).labels
 
 
 def scores(logits: Tensor, split: Split, labels: tuple[str, ...]) -> dict[str, Any]:

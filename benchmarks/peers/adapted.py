@@ -11,7 +11,6 @@ from pathlib import Path
 from inference.bundle import Bundle, read_goldens
 from inference.messages import Answer, Request
 from inference.predictor import Predictor
-from inference.protocol import TOP_K
 
 
 def load() -> Predictor:
@@ -24,10 +23,4 @@ def load() -> Predictor:
 
 def answer(predictor: Predictor, body: bytes, headers: Mapping[str, str]) -> Answer:
     """`headers` by their names in lower case."""
-    request = Request(
-        body,
-        content_type=headers.get("content-type", ""),
-        accept=headers.get("accept", ""),
-        top_k=headers.get(TOP_K.lower(), ""),
-    )
-    return predictor.answer([request])[0]
+    return predictor.answer([Request(body, headers)])[0]

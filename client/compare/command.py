@@ -20,12 +20,11 @@ from client.compare.tables import Figures, Row, tables
 from client.compare.timing import Target, Timing
 from client.errors import Unreachable
 from client.options import Artifacts, ManagementUrl, Store, Url, console
-from client.payloads import images_per_request, payload
+from client.payloads import rows_payload, rows_per_request
 from client.tokens import is_local
 from client.verify.asker import Asker
 from client.verify.store_names import served_names
 from inference import parity
-from inference.contract import Contract
 from inference.goldens import Goldens
 from inference.store.archive import run_inprocess
 from inference.store.manifest import Archive, Manifest, check
@@ -71,8 +70,8 @@ class Contender:
         }
 
     def _served(self) -> Figures:
-        count = images_per_request(self.asker.contract)
-        array = payload(self.goldens.pixels[np.arange(count) % len(self.goldens)])
+        count = rows_per_request(self.asker.contract)
+        array = rows_payload(self.asker.contract, self.goldens.inputs[np.arange(count) % len(self.goldens)])
         images = Target(self.client.url, self.name)
         arrays = Target(self.client.url, self.name, array.content_type)
         bodies = _repeat(self.goldens.requests, REQUESTS)
@@ -119,7 +118,7 @@ class Contender:
             "artifact_sha256": served["artifact"],
             "weights_sha256": served["weights"],
             "max_batch": self.asker.contract.max_batch,
-            "images_per_request": images_per_request(self.asker.contract),
+            "images_per_request": rows_per_request(self.asker.contract),
             **asdict(verdict),
             "flips": len(verdict.flips),
             **{name: _spread([value]) for name, value in fixed.items()},
@@ -139,12 +138,12 @@ class Contender:
                 f"Export again: python -m export {self.archive.model} --new-goldens"
             )
         goldens = self.goldens[:count]
-        asked = [self.asker.logits(row) for row in range(len(goldens))]
+        asked = [self.asker.outputs(row) for row in range(len(goldens))]
         if problem := next((one.problem for one in asked if one.problem), ""):
             raise CannotCheck(f"{self.name} cannot be compared. {problem}")
-        logits = np.concatenate([one.logits for one in asked if one.logits is not None])
+        outputs = np.concatenate([one.outputs for one in asked if one.outputs is not None])
         slack = np.array([self.asker.slack_of(one.served) for one in asked])
-        return parity.compare(logits, goldens, self.asker.limit, slack), asked[0].served
+        return parity.compare(outputs, goldens, self.asker.limit, slack), asked[0].served
 
 
 def _figures(name: str, timing: Timing) -> Figures:
@@ -227,9 +226,9 @@ def _measure(
 
     At most `ROUNDS`, at least one, and none that would end after `TOTAL_SECONDS`.
     """
-    goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
+    goldens = Goldens.read(folder / "goldens.npz")
     contenders = [
-        Contender(Asker(client, name, archive, goldens, contract), archive, store / archive.file, threads)
+        Contender(Asker(client, name, archive, goldens), archive, store / archive.file, threads)
         for name, archive in archives.items()
     ]
     for contender in contenders:

@@ -1,7 +1,6 @@
 """What is put under load: a served model that answers right, and the requests that are sent to it."""
 
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,9 @@ from client.payloads import ANY_BYTES, payload
 from client.predict import image_files
 from client.tokens import TokenSource
 from client.verify.asker import Asker
-from inference.contract import Contract
 from inference.protocol import JSON, NPY
 from inference.store.archive import read_goldens
-from inference.store.manifest import Archive, Manifest, check
+from inference.store.manifest import Manifest, check
 
 MOST_FILES = 1_000  # which every process of the generator holds in memory
 
@@ -53,8 +51,8 @@ def target(client: Client, name: str, store: Path, data: Sequence[str], golden_e
     bodies = [payload(file) for file in files]
     archive = Manifest.read(store).choose([name])[name]
     check(store, {name: archive})
-    asker = _asker(client, name, archive, store / archive.file)
-    if problem := asker.logits(0).problem:
+    asker = Asker(client, name, archive, read_goldens(store / archive.file))
+    if problem := asker.outputs(0).problem:
         raise CannotCheck(f"{name} cannot be put under load. {problem}")
     headers = {"Authorization": f"Bearer {TokenSource('inference', client.url).current() or ''}", "Accept": JSON}
 
@@ -73,9 +71,3 @@ def _files(data: Sequence[str]) -> tuple[str, ...]:
     if len(found) > MOST_FILES:
         print(f"Of {len(found):,} files the first {MOST_FILES:,} are sent.", file=sys.stderr)
     return tuple(found[:MOST_FILES])
-
-
-def _asker(client: Client, name: str, archive: Archive, path: Path) -> Asker:
-    with zipfile.ZipFile(path) as file:
-        contract = Contract.from_json(file.read("contract.json"))
-    return Asker(client, name, archive, read_goldens(path), contract)

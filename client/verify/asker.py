@@ -1,39 +1,36 @@
 """One request about goldens, and all that can be checked of its answer alone."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from client.answers import Logits, Prediction, attested, read_npy
+from client.answers import attested, read_npy
 from client.client import Client
 from client.errors import Rejected, ServerFailed, TokenRejected, UnknownModel
-from client.payloads import Input
-from client.verify.json_checks import disagreement
+from client.payloads import Source, rows_payload
 from inference import parity
-from inference.contract import Contract
 from inference.goldens import Goldens
-from inference.protocol import ATTESTED, DEFAULT_TOP_K
+from inference.inputs import CPU
+from inference.outputs import Outputs
+from inference.protocol import ATTESTED
 from inference.runtime import device_kind
 from inference.store.manifest import Archive
 
 T = TypeVar("T")
-
-EXACT = parity.Tolerance(0, 0, 0, "the same logits")
-DECODERS = "inference/inputs/image/decoders.py"
 
 
 @dataclass(frozen=True)
 class Asked:
     """The goldens of one request, what its answer attests, and what is wrong with it: nothing where `problem` is "".
 
-    `logits` [rows, C] are those of an answer that gave them; one in JSON has been checked already.
+    `outputs` [rows, *shape] are those of an answer that gave them; one in JSON has been checked already.
     """
 
     rows: list[int]
     served: dict[str, str]
-    logits: Logits | None = None
+    outputs: Outputs | None = None
     problem: str = ""
 
     @property
@@ -48,15 +45,13 @@ class _Wrong(ValueError):
 class Asker:
     """Asks one served model, which must answer `goldens`, and attest that it is `archive`."""
 
-    def __init__(self, client: Client, model: str, archive: Archive, goldens: Goldens, contract: Contract) -> None:
-        self.client, self.model, self.goldens, self.contract = client, model, goldens, contract
+    def __init__(self, client: Client, model: str, archive: Archive, goldens: Goldens) -> None:
+        self.client, self.model, self.goldens, self.contract = client, model, goldens, goldens.contract
         self.batches = archive.batch_size > 1
         self.limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
-        # by what decodes an input: with nvJPEG, what is no JPEG is decoded on the CPU
-        decoders = ["cpu"] if archive.decoder == "cpu" else ["nvjpeg", "cpu"]
-        self.slack = {decoder: parity.decoding(archive.model, decoder).atol for decoder in decoders}
-        older = DECODERS not in archive.files  # its code attests no decoder
-        self.attested = {name: header for name, header in ATTESTED.items() if not (older and name == "decoder")}
+        # by what decodes an input: what a GPU does not decode is decoded on the CPU
+        decoders = dict.fromkeys([archive.decoder.partition("-")[0], CPU])
+        self.slack = {decoder: float(parity.decoding(archive.model, decoder)["atol"]) for decoder in decoders}
         self.expected = {
             "model": model,
             "version": archive.version,
@@ -67,41 +62,48 @@ class Asker:
             "tf32": "on" if archive.tf32 else "off",
             "artifact": archive.files[archive.artifact].sha256,
             "weights": goldens.weights,
-            "contract": goldens.contract,
+            "contract": goldens.contract.digest,
         }
 
     def slack_of(self, served: Mapping[str, str]) -> float:
         """How much further from eager than the runtime's own limit an answer may be, for what decoded its input."""
         return self.slack[served.get("decoder", "cpu")]
 
-    def logits(self, row: int) -> Asked:
-        return self._logits([row], self.goldens.requests[row])
+    def outputs(self, row: int) -> Asked:
+        return self._outputs([row], self.goldens.requests[row])
 
-    def array(self, rows: list[int]) -> Asked:
-        """Several goldens as one npy array, answered by logits."""
-        return self._logits(rows, self.goldens.pixels[rows])
+    def rows(self, rows: list[int]) -> Asked:
+        """Several goldens in one request, answered by outputs."""
+        return self._outputs(rows, rows_payload(self.contract, self.goldens.inputs[rows]))
 
-    def same_logits(self, row: int, logits: Logits) -> Asked:
-        """JSON with every label, made from just these logits [1, C]."""
-        return self._json([row], self.goldens.requests[row], len(self.contract.labels), logits, exact=True)
+    def same_outputs(self, row: int, outputs: Outputs) -> Asked:
+        """JSON with all there is, made from just these outputs [1, *shape]."""
+        headers = self.contract.output.variants[-1]
+        return self._json([row], self.goldens.requests[row], headers, outputs, exact=True)
 
-    def json(self, row: int, top_k: int | None) -> Asked:
-        """JSON with `top_k` labels, made from logits within tolerance of eager's."""
-        return self._json([row], self.goldens.requests[row], top_k, self.goldens.logits[[row]])
+    def json(self, row: int, turn: int) -> Asked:
+        """JSON in one of its ways, each in turn, made from outputs within tolerance of eager's."""
+        return self._json([row], self.goldens.requests[row], self._variant(turn), self.goldens.outputs[[row]])
 
-    def json_array(self, rows: list[int], top_k: int | None) -> Asked:
-        return self._json(rows, self.goldens.pixels[rows], top_k, self.goldens.logits[rows])
+    def json_rows(self, rows: list[int], turn: int) -> Asked:
+        sent = rows_payload(self.contract, self.goldens.inputs[rows])
+        return self._json(rows, sent, self._variant(turn), self.goldens.outputs[rows])
+
+    def _variant(self, turn: int) -> dict[str, str]:
+        variants = self.contract.output.variants
+        return variants[turn % len(variants)]
 
     def recorded(self, row: int, headers: Mapping[str, str], body: bytes) -> str:
-        """What is wrong with an answer by logits that was got without the client; "" where nothing is."""
+        """What is wrong with an answer by outputs that was got without the client; "" where nothing is."""
 
-        def read() -> tuple[Logits, float]:
+        def read() -> tuple[Outputs, float]:
             served = attested(headers)
             self._check(served)
-            logits = read_npy(body, self.model)
-            if logits.shape != (1, len(self.contract.labels)):
-                raise _Wrong(f"The answer is {list(logits.shape)} instead of one row for each label.")
-            return logits, self.slack_of(served)
+            outputs = read_npy(body, self.model)
+            self._check_shape(outputs)
+            if len(outputs) != 1:
+                raise _Wrong(f"The answer has {len(outputs)} rows instead of one.")
+            return outputs, self.slack_of(served)
 
         found, problem = _tried(read)
         if found is not None:
@@ -111,7 +113,7 @@ class Asker:
     def nonsense(self) -> str:
         """Sends what is no input; what is wrong with the answer unless it is a refusal."""
         try:
-            self.client.logits(b"no image", self.model)
+            self.client.logits(b"no input", self.model)
         except (TokenRejected, UnknownModel):
             raise
         except Rejected:
@@ -120,41 +122,43 @@ class Asker:
             return f"A bad request was answered: {error}"
         return "A bad request was taken for a good one."
 
-    def _logits(self, rows: list[int], source: Input) -> Asked:
-        def ask() -> tuple[Logits, dict[str, str]]:
-            logits, served = self.client.attested_logits(source, self.model)
-            if logits.shape[1] != len(self.contract.labels):
-                raise _Wrong(f"The answer has {logits.shape[1]} logits for {len(self.contract.labels)} labels.")
+    def _outputs(self, rows: list[int], source: Source) -> Asked:
+        def ask() -> tuple[Outputs, dict[str, str]]:
+            outputs, served = self.client.attested_outputs(source, self.model)
+            self._check_shape(outputs)
             self._check(served)
-            return logits, served
+            return outputs, served
 
         found, problem = _tried(ask)
         return Asked(rows, found[1], found[0]) if found else Asked(rows, {}, problem=problem)
 
-    def _json(self, rows: list[int], source: Input, top_k: int | None, logits: Logits, *, exact: bool = False) -> Asked:
-        """JSON that was made from `logits`: from just these where `exact`, else from some within tolerance of them."""
+    def _json(
+        self, rows: list[int], source: Source, headers: dict[str, str], outputs: Outputs, *, exact: bool = False
+    ) -> Asked:
+        """JSON that was made from `outputs`: from just these where `exact`, else from some within tolerance of them."""
 
         def ask() -> Asked:
-            answers = self.client.predict_batch(source, self.model, top_k)
+            answers = self.client.predict_with(source, self.model, headers)
             served = answers[0].served
             self._check(served)
-            near = replace(self.limit, atol=self.limit.atol + self.slack_of(served))
-            return Asked(rows, served, problem=self._wrong(answers, top_k, logits, EXACT if exact else near))
+            atol, rtol = (0.0, 0.0) if exact else (self.limit.atol + self.slack_of(served), self.limit.rtol)
+            slack = atol + rtol * np.abs(outputs.astype(np.float64))  # [N, *shape]
+            found = (
+                self.contract.output.disagreement(*one, headers) for one in zip(answers, outputs, slack, strict=True)
+            )
+            return Asked(rows, served, problem=next(filter(None, found), ""))
 
         asked, problem = _tried(ask)
         return asked or Asked(rows, {}, problem=problem)
 
-    def _wrong(self, answers: Iterable[Prediction], top_k: int | None, logits: Logits, limit: parity.Tolerance) -> str:
-        """What is wrong with the first answer that was not made from `logits` [N, C]; "" where all were."""
-        labels = self.contract.labels
-        count = top_k or min(DEFAULT_TOP_K, len(labels))
-        slack = limit.atol + limit.rtol * np.abs(logits.astype(np.float64))  # [N, C]
-        found = (disagreement(*one, labels, count) for one in zip(answers, logits, slack, strict=True))
-        return next(filter(None, found), "")
+    def _check_shape(self, outputs: Outputs) -> None:
+        """Raises _Wrong."""
+        if outputs.shape[1:] != (expected := self.contract.output.shape):
+            raise _Wrong(f"The answer has rows of shape {list(outputs.shape[1:])} instead of {list(expected)}.")
 
     def _check(self, served: dict[str, str]) -> None:
         """Raises _Wrong. Which one of its devices a server has taken is its own affair; the kind of them is not."""
-        if absent := [header for name, header in self.attested.items() if name not in served]:
+        if absent := [header for name, header in ATTESTED.items() if name not in served]:
             raise _Wrong(f"The answer attests no {', '.join(absent)}.")
         if served.get("decoder", "cpu") not in self.slack:
             raise _Wrong(f"The answer attests decoder {served['decoder']!r}, and can be by {' or '.join(self.slack)}.")

@@ -53,9 +53,9 @@ class Verifier:
         return archives
 
     def verify(self, name: str, archive: Archive) -> Verdict:
-        goldens, contract = _reference(self.artifacts / archive.model, self.http_only)
+        goldens = _reference(self.artifacts / archive.model, self.http_only)
         hops = [] if self.http_only else list(self._inprocess(name, archive, goldens))
-        hops += HttpHops(Asker(self.client, name, archive, goldens, contract)).run()
+        hops += HttpHops(Asker(self.client, name, archive, goldens)).run()
         file = self.store / archive.file
         return Verdict(name, archive.model, archive.runtime, goldens.weights, file, archive.device, tuple(hops))
 
@@ -138,14 +138,14 @@ def _eager_archives(manifest: Manifest, archives: dict[str, Archive]) -> dict[st
     return {eager: manifest.archives[eager] for eager in needed}
 
 
-def _reference(folder: Path, http_only: bool) -> tuple[Goldens, Contract]:
-    """Goldens and contract, which must belong to the weights beside them; with `http_only` those may be elsewhere."""
+def _reference(folder: Path, http_only: bool) -> Goldens:
+    """Goldens, which must belong to the contract and weights beside them; with `http_only` those may be elsewhere."""
     goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
     weights = folder / "weights.safetensors"
     trained = goldens.weights if http_only and not weights.exists() else sha256(weights)
-    if (trained, contract.digest) != (goldens.weights, goldens.contract):
+    if (trained, contract) != (goldens.weights, goldens.contract):
         raise CannotCheck(
             f"{folder.name} was trained anew since it was exported. "
             f"Export again: python -m export {folder.name} --new-goldens"
         )
-    return goldens, contract
+    return goldens

@@ -34,14 +34,14 @@ class HttpHops:
         yield Hop("http_load", self._verdict(self._concurrently(self._ask_under_load, LOAD_REQUESTS)))
 
     def _one_by_one(self) -> parity.Comparison:
-        """Every golden with no company: as logits, and as JSON, whose scores must be the softmax of just those."""
-        asked = [self._alone(partial(self.asker.logits, row)) for row in range(len(self.goldens))]
+        """Every golden with no company: as outputs, and as JSON, which must be made from just those."""
+        asked = [self._alone(partial(self.asker.outputs, row)) for row in range(len(self.goldens))]
         verdict = self._verdict(asked)
         return self._verdict(asked + [self._again_as_json(one) for one in asked]) if verdict.ok else verdict
 
     def _again_as_json(self, one: Asked) -> Asked:
-        assert one.logits is not None
-        return self._alone(partial(self.asker.same_logits, one.rows[0], one.logits))
+        assert one.outputs is not None
+        return self._alone(partial(self.asker.same_outputs, one.rows[0], one.outputs))
 
     def _alone(self, ask: Callable[[], Asked]) -> Asked:
         """Asks again where another's request came into the batch: the bits of a sum may depend on the batch's size."""
@@ -70,54 +70,50 @@ class HttpHops:
         return verdict
 
     def _ask_among_strangers(self, turn: int) -> Asked:
-        row, top_k = self._row(turn), self._top_k(turn // 7)
+        row = self._row(turn)
         rows = [self._row(turn + 1), row, self._row(turn + 2)]
         match turn % 7:
             case 0:
                 problem = self.asker.nonsense()
-                return Asked([row], {}, problem=problem) if problem else self.asker.logits(row)
+                return Asked([row], {}, problem=problem) if problem else self.asker.outputs(row)
             case 1:
-                return self.asker.array(rows)
+                return self.asker.rows(rows)
             case 2:
-                return self.asker.json(row, top_k)
+                return self.asker.json(row, turn // 7)
             case 3:
-                return self.asker.json_array(rows, top_k)
-        return self.asker.logits(row)
+                return self.asker.json_rows(rows, turn // 7)
+        return self.asker.outputs(row)
 
     def _ask_under_load(self, turn: int) -> Asked:
         row = self._row(turn)
-        return self.asker.logits(row) if turn % 5 else self.asker.json(row, self._top_k(turn // 5))
+        return self.asker.outputs(row) if turn % 5 else self.asker.json(row, turn // 5)
 
     def _row(self, turn: int) -> int:
         return turn % len(self.goldens)
-
-    def _top_k(self, turn: int) -> int | None:
-        """Each number of labels in turn, and none."""
-        return turn % (len(self.asker.contract.labels) + 1) or None
 
     def _concurrently(self, ask: Callable[[int], Asked], count: int) -> list[Asked]:
         """Up to `count` turns, `CONCURRENCY` in flight at a time. The first have every golden once, however long it
         takes; the others end after `HOP_SECONDS`. Each part is in random order, the same at each run.
         """
-        dice, first, deadline = random.Random(0), min(count, len(self.goldens)), time.monotonic() + HOP_SECONDS
-        needed, more = dice.sample(range(first), first), dice.sample(range(first, count), count - first)
+        rng, first, deadline = random.Random(0), min(count, len(self.goldens)), time.monotonic() + HOP_SECONDS
+        needed, more = rng.sample(range(first), first), rng.sample(range(first, count), count - first)
         with ThreadPoolExecutor(CONCURRENCY) as workers:
             asked = workers.map(ask, needed)
             extra = workers.map(lambda turn: ask(turn) if time.monotonic() < deadline else None, more)
             return [*asked, *(one for one in extra if one)]
 
     def _verdict(self, asked: list[Asked]) -> parity.Comparison:
-        """All logits against eager's; red too where any answer is wrong. JSON has been compared already, and counts."""
+        """All outputs against eager's; red where any answer is wrong. JSON has been compared already, and counts."""
         limit = self.asker.limit
         problems = [f"{self.goldens.names[one.rows[0]]}: {one.problem}" for one in asked if one.problem]
-        right = [one for one in asked if one.logits is not None]
+        right = [one for one in asked if one.outputs is not None]
         if not right:
             sentence = f"All {len(asked)} are wrong: {problems[0]}"
             return parity.Comparison(False, 0, None, None, (), limit.atol, limit.rtol, sentence)
         expected = self.goldens[[row for one in right for row in one.rows]]
         slack = np.concatenate([np.full(len(one.rows), self.asker.slack_of(one.served)) for one in right])
-        logits = np.concatenate([one.logits for one in right if one.logits is not None])
-        verdict = parity.compare(logits, expected, limit, slack)
+        outputs = np.concatenate([one.outputs for one in right if one.outputs is not None])
+        verdict = parity.compare(outputs, expected, limit, slack)
         verdict = replace(verdict, compared=sum(len(one.rows) for one in asked if not one.problem))
         return _red(verdict, f"{len(problems)} of {len(asked)}: {problems[0]}") if problems else verdict
 

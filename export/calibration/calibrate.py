@@ -23,7 +23,6 @@ from export.pipeline import PACKAGES, answered_by_eager
 from export.trained import Trained, load_trained
 from inference import parity
 from inference.goldens import Goldens
-from inference.inputs.image.probes import KINDS, probes
 from inference.runtime import Loaded, load_artifact, runtime_module, runtime_names
 from inference.tools.commands import no_crash_is_a_difference
 from inference.tools.versions import processor, versions
@@ -89,7 +88,7 @@ def calibrate(
     paths = {name: _artifact(trained, name) for name in chosen}
     references = _references(trained, seeds, inputs, console)
     measured = _measure_all(trained, references, paths, device, console)
-    console.print(_table(measured, f"{model} on {device}: {_described(seeds, inputs)}"))
+    console.print(_table(measured, f"{model} on {device}: {_described(seeds, inputs, [*references])}"))
     _end_where_red(measured, console)
     if write:
         _write(_evidence(trained, device, (seeds, inputs), references, measured), console)
@@ -121,11 +120,11 @@ def _how_to_export(trained: Trained, runtime: str) -> str:
 
 
 def _references(trained: Trained, seeds: int, inputs: int, console: Console) -> References:
-    shape = trained.contract.input.shape
-    pictures = [split.images for split in trained.data.splits.values() if split.images.shape[1:] == shape]
-    drawn = [probes(pictures, seed, inputs) for seed in range(seeds)]
+    spec = trained.contract.input
+    rows = [split.images for split in trained.data.splits.values() if split.images.shape[1:] == spec.shape]
+    drawn = [spec.probes(rows, np.random.default_rng(seed), inputs) for seed in range(seeds)]
     names = [f"{number} of seed {seed}" for seed in range(seeds) for number in range(inputs)]
-    with console.status(f"Asking eager about {_described(seeds, inputs)}"):
+    with console.status(f"Asking eager about {_described(seeds, inputs, [*drawn[0]])}"):
         return {
             kind: answered_by_eager(
                 trained,
@@ -133,12 +132,12 @@ def _references(trained: Trained, seeds: int, inputs: int, console: Console) -> 
                 [b""] * len(names),
                 np.concatenate([one[kind] for one in drawn]),
             )
-            for kind in KINDS
+            for kind in drawn[0]
         }
 
 
-def _described(seeds: int, inputs: int) -> str:
-    return f"{seeds * inputs * len(KINDS):,} inputs, {inputs} each of {', '.join(KINDS)} for each of {seeds} seeds"
+def _described(seeds: int, inputs: int, kinds: list[str]) -> str:
+    return f"{seeds * inputs * len(kinds):,} inputs, {inputs} each of {', '.join(kinds)} for each of {seeds} seeds"
 
 
 def _measure_all(
@@ -167,21 +166,21 @@ def measure(
         for kind, goldens in references.items():
             for size in parity.batch_sizes(loaded.contract.max_batch):
                 with it_runs(path, runtime):
-                    logits = parity.run_goldens(loaded, goldens, size)
-                found[kind].append(parity.compare(logits, goldens, limit))
+                    outputs = parity.run_goldens(loaded, goldens, size)
+                found[kind].append(parity.compare(outputs, goldens, limit))
                 done()
     return Measured(runtime, loaded, limit, {kind: parity.worst_of(ones) for kind, ones in found.items()})
 
 
 def _table(measured: list[Measured], title: str) -> Table:
-    columns = ("runtime", "precision", "compared", *KINDS, "atol", "rtol", "margin", "flips")
+    columns = ("runtime", "precision", "compared", *measured[0].by_kind, "atol", "rtol", "margin", "flips")
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE, caption="margin: atol ÷ the worst seen")
     for one in measured:
         worst, limit = one.verdict.max_abs, one.limit
         margin = f"{limit.atol / worst:.1f}" if worst else "–"
         table.add_row(
             *(one.runtime, one.loaded.precision, f"{one.verdict.compared:,}"),
-            *(_figure(one.by_kind[kind].max_abs) for kind in KINDS),
+            *(_figure(one.by_kind[kind].max_abs) for kind in one.by_kind),
             *(f"{limit.atol:g}", f"{limit.rtol:g}", margin, str(len(one.verdict.flips))),
         )
     return table
@@ -210,7 +209,7 @@ def _evidence(
         inputs=drawn[1],
         batch_sizes=tuple(parity.batch_sizes(trained.contract.max_batch)),
         threads=THREADS[device],
-        largest_logit=max(float(np.abs(goldens.logits).max()) for goldens in references.values()),
+        largest_logit=max(float(np.abs(goldens.outputs).max()) for goldens in references.values()),
         processor=_processor(device),
         versions=versions(PACKAGES),
         seen=tuple(one.seen() for one in measured),

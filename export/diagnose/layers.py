@@ -70,13 +70,13 @@ def compare_layers(eager: Walk, oracle: Walk, artifact: Walk, goldens: Goldens, 
     Raises ValueError when there is nothing to compare.
     """
     grants = _room(goldens, row) * _errors(eager, oracle, goldens)
-    steps = eager(goldens.pixels[:BATCH])
-    pairs = same_steps(steps, artifact(goldens.pixels[:BATCH]))
+    steps = eager(goldens.inputs[:BATCH])
+    pairs = same_steps(steps, artifact(goldens.inputs[:BATCH]))
     if not pairs:
         raise ValueError("The artifact's graph has no step in common with the network, so it can't be compared.")
     parts: list[list[Layer]] = []
     for rows in batches(BATCH, len(goldens)):
-        ours, theirs = (walk(goldens.pixels[rows]) for walk in (eager, artifact))
+        ours, theirs = (walk(goldens.inputs[rows]) for walk in (eager, artifact))
         parts.append([_layer(ours[i], theirs[j], grants[i], row.rtol, rows.start) for i, j in pairs])
     layers = tuple(reduce(_worse, part) for part in zip(*parts, strict=True))
     return Layers(layers, _skipped(steps, [i for i, _ in pairs]), len(steps))
@@ -84,14 +84,14 @@ def compare_layers(eager: Walk, oracle: Walk, artifact: Walk, goldens: Goldens, 
 
 def _room(goldens: Goldens, row: Tolerance) -> float:
     """How many of eager's errors the row's atol is."""
-    return row.atol / max(float(np.abs(goldens.logits - goldens.oracle).max()), _ulp(goldens.oracle), TINY)
+    return row.atol / max(float(np.abs(goldens.outputs - goldens.oracle).max()), _ulp(goldens.oracle), TINY)
 
 
 def _errors(eager: Walk, oracle: Walk, goldens: Goldens) -> NDArray[np.float64]:
     """The largest of each of eager's steps; one unit in the last place of the step's largest number at least."""
     found = []
     for rows in batches(BATCH, len(goldens)):
-        steps = zip(eager(goldens.pixels[rows]), oracle(goldens.pixels[rows]), strict=True)
+        steps = zip(eager(goldens.inputs[rows]), oracle(goldens.inputs[rows]), strict=True)
         found.append([max(_distance(here.value, exact.value).max(), _ulp(exact.value), TINY) for here, exact in steps])
     largest: NDArray[np.float64] = np.array(found).max(axis=0)
     return largest

@@ -16,13 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from export.diagnose.steps import COPIES, Step, kind
 from inference import weights
-from inference.base import Pixels
+from inference.inputs import Rows
 from inference.runtimes import onnx as onnx_runtime
 from inference.runtimes.torchscript import deprecated
 from inference.torch_graph import prepare
 from models import make_network
 
-Walk = Callable[[Pixels], list[Step]]  # uint8 [B, *input.shape] → the steps in the order in which they are computed
+Walk = Callable[[Rows], list[Step]]  # [B, *input.shape] → the steps in the order in which they are computed
 
 
 def walk_network(network: nn.Module, device: str = "cpu") -> Walk:
@@ -30,10 +30,10 @@ def walk_network(network: nn.Module, device: str = "cpu") -> Walk:
     watched = copy.deepcopy(network).to(device)
     path = _follow(watched)
 
-    def walk(pixels: Pixels) -> list[Step]:
+    def walk(rows: Rows) -> list[Step]:
         record = _Record(watched, path)
         with torch.inference_mode(), record:
-            watched(torch.from_numpy(pixels).to(device))
+            watched(torch.from_numpy(rows).to(device))
         return record.steps
 
     return walk
@@ -63,9 +63,9 @@ def walk_onnx(path: Path, device: str, threads: int) -> Walk:
         onnx.save(model, Path(scratch, path.name))
         session = onnx_runtime.open_session(Path(scratch, path.name), device, threads)
 
-    def walk(pixels: Pixels) -> list[Step]:
+    def walk(rows: Rows) -> list[Step]:
         with onnx_runtime.onnx_out_of_memory():
-            values = session.run(results, {"images": pixels})
+            values = session.run(results, {session.get_inputs()[0].name: rows})
         return [
             Step(kind(node.op_type), value, not constants.isdisjoint(node.input), _layer(node, constants))
             for node, value in zip(nodes, values, strict=True)
@@ -95,9 +95,9 @@ def walk_torchscript(path: Path, device: str, threads: int) -> Walk:
         if next(node.blocks(), None):
             raise ValueError(f"The graph of {path.name} branches ({node.kind()}), so its layers can't be compared.")
 
-    def walk(pixels: Pixels) -> list[Step]:
+    def walk(rows: Rows) -> list[Step]:
         with torch.inference_mode():
-            return list(_interpret(graph, module, torch.from_numpy(pixels).to(device)))
+            return list(_interpret(graph, module, torch.from_numpy(rows).to(device)))
 
     return walk
 

@@ -81,10 +81,10 @@ def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
     metadata = package.get_metadata()
     contract = Contract.from_json(metadata[CONTRACT])
 
-    def graph(images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor
-        [logits] = package.run([images])
-        return logits
+    def graph(inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor
+        [outputs] = package.run([inputs])
+        return outputs
 
     return Loaded(
         run=runner(graph, contract, device),

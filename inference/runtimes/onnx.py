@@ -10,7 +10,9 @@ import numpy as np
 
 from inference.base import OutOfMemory, out_of_memory
 from inference.contract import Contract
-from inference.runtime import CONTRACT, FLOAT32, WEIGHTS, Batch, CannotRun, Loaded, Logits, Network, Source
+from inference.inputs import Batch
+from inference.outputs import Outputs
+from inference.runtime import CONTRACT, FLOAT32, WEIGHTS, CannotRun, Loaded, Network, Source
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -34,8 +36,8 @@ def export(source: Source, path: Path, _: str) -> None:
         (source.example,),
         dynamo=True,
         dynamic_shapes=({0: batch},),
-        input_names=["images"],
-        output_names=["logits"],
+        input_names=[source.contract.input.name],
+        output_names=[source.contract.output.name],
         verbose=False,
     )
     assert program is not None
@@ -52,7 +54,7 @@ def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
     metadata = session.get_modelmeta().custom_metadata_map
     contract = Contract.from_json(metadata[CONTRACT])
     return Loaded(
-        run=runner(session) if device == "cpu" else bound(session, contract, device),
+        run=runner(session, contract) if device == "cpu" else bound(session, contract, device),
         contract=contract,
         weights=metadata[WEIGHTS],
         provider=session.get_providers()[0],
@@ -60,37 +62,39 @@ def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
     )
 
 
-def runner(session: "onnxruntime.InferenceSession") -> Callable[[Batch], Logits]:
+def runner(session: "onnxruntime.InferenceSession", contract: Contract) -> Callable[[Batch], Outputs]:
     """A session → a callable that raises OutOfMemory."""
+    input_name, output_name = contract.input.name, contract.output.name
 
-    def run(batch: Batch) -> Logits:
+    def run(batch: Batch) -> Outputs:
         with onnx_out_of_memory():
-            logits: Logits = session.run(["logits"], {"images": batch})[0]
-        return logits
+            outputs: Outputs = session.run([output_name], {input_name: batch})[0]
+        return outputs
 
     return run
 
 
-def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: str) -> Callable[[Batch], Logits]:
+def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: str) -> Callable[[Batch], Outputs]:
     """A session → a callable that raises OutOfMemory, and whose batches go to the GPU once and stay there."""
     import torch
 
-    from inference.cuda_graph import Room
+    from inference.torch_graph import Buffers
 
-    index = torch.cuda.current_device()
-    room = Room(contract, device)
-    logits = torch.empty((contract.max_batch, len(contract.labels)), device=device)
+    index, given, gives = torch.cuda.current_device(), contract.input, contract.output
+    buffers = Buffers(contract, device)
+    outputs = torch.empty((contract.max_batch, *gives.shape), device=device)
 
-    def run(batch: Batch) -> Logits:
+    def run(batch: Batch) -> Outputs:
+        size = len(batch)
         with out_of_memory(), onnx_out_of_memory():
-            room.put(batch)
+            buffers.put(batch)
             binding = session.io_binding()
-            shape = [len(batch), *contract.input.shape]
-            binding.bind_input("images", "cuda", index, np.uint8, shape, room.images.data_ptr())
-            binding.bind_output("logits", "cuda", index, np.float32, [len(batch), logits.shape[1]], logits.data_ptr())
+            place = buffers.inputs.data_ptr()
+            binding.bind_input(given.name, "cuda", index, given.dtype.type, [size, *given.shape], place)
+            binding.bind_output(gives.name, "cuda", index, np.float32, [size, *gives.shape], outputs.data_ptr())
             torch.cuda.current_stream().synchronize()  # the session has a stream of its own
             session.run_with_iobinding(binding)
-            return room.take(logits[: len(batch)])
+            return buffers.take(outputs[:size])
 
     return run
 

@@ -1,11 +1,11 @@
-"""ONNX in int8: the graph's convolutions and matrix products over bytes, their ranges found on a few held-in images."""
+"""ONNX in int8: the graph's convolutions and matrix products over bytes, their ranges found on a few held-in rows."""
 
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from inference.base import Pixels
+from inference.inputs import Rows
 from inference.runtime import Loaded, Network, Source
 from inference.runtimes import onnx
 
@@ -32,7 +32,7 @@ def export(source: Source, path: Path, device: str) -> None:
         quantize_static(
             folded,
             path,
-            _Calibration(source.calibration),
+            _Calibration(source.contract.input.name, source.calibration),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -46,14 +46,15 @@ def load(path: Path, device: str, threads: int, network: Network) -> Loaded:
 
 
 class _Calibration:
-    """What ONNX Runtime's quantiser reads its images from."""
+    """What ONNX Runtime's quantiser reads its rows from."""
 
-    def __init__(self, images: Pixels) -> None:
-        self._batches: Iterator[Pixels] = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+    def __init__(self, name: str, rows: Rows) -> None:
+        self._name = name
+        self._batches: Iterator[Rows] = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
-    def get_next(self) -> dict[str, Pixels] | None:
+    def get_next(self) -> dict[str, Rows] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
+        return None if batch is None else {self._name: batch}
 
 
 def _describe(path: Path, metadata: dict[str, str]) -> None:

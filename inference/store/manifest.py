@@ -4,6 +4,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -11,6 +12,7 @@ from inference.base import Frozen
 from inference.tools.files import publish, sha256
 
 NAME = "manifest.json"
+FIRST_NAME = "manifest-first-edition.json"  # what a first edition's becomes when this one exports
 LOCK = ".manifest.lock"  # holds nothing, and stays
 
 
@@ -49,25 +51,35 @@ class Archive(Frozen):
     eager_accuracy: float | None = None
 
 
+class FirstEdition(ValueError):
+    """The store's archives hold other code than this edition runs."""
+
+
 class Manifest(Frozen):
     """Archives by the name that they are served under: the newest of each, and what was exported before it.
 
     `earlier` holds other versions, newest first, and the archives of other weights than the newest export's.
     """
 
+    edition: Literal[2] = 2  # of what archives hold; the first named none
     archives: dict[str, Archive]
     earlier: dict[str, tuple[Archive, ...]] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, store: Path) -> "Manifest":
-        """Raises ValueError when the store has no manifest, or none that can be read."""
+        """Raises ValueError when the store has no manifest, or none of this edition that can be read."""
         path = store / NAME
         if not path.exists():
             raise ValueError(f"{path} is missing. Export first: python -m export digits")
         try:
-            return cls.model_validate_json(path.read_bytes())
+            found = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise ValueError(f"{path} is damaged ({error.errors()[0]['msg']}). Export again.") from None
+        if "edition" not in found.model_fields_set:
+            models = sorted({archive.model for archive in found.archives.values()})
+            again = " and ".join(f"python -m training {model} and python -m export {model}" for model in models)
+            raise FirstEdition(f"{path} is of this project's first edition. Train and export again: {again}")
+        return found
 
     def write(self, store: Path) -> None:
         with publish(store / NAME) as draft:
@@ -123,7 +135,7 @@ def add(store: Path, name: str, archive: Archive) -> dict[str, Archive]:
     version at once, the file of one may stay beside the entry of the other: `check` refuses that.
     """
     with _alone(store):
-        known = Manifest.read(store) if (store / NAME).exists() else Manifest(archives={})
+        known = _known(store)
         others = {other: entry for other, entry in known.archives.items() if other != name}
         stale = {other: entry for other, entry in others.items() if _outdated(entry, archive)}
         newest = {other: entry for other, entry in others.items() if other not in stale} | {name: archive}
@@ -134,6 +146,16 @@ def add(store: Path, name: str, archive: Archive) -> dict[str, Archive]:
         kept = {other: entries for other, entries in (known.earlier | earlier).items() if entries}
         Manifest(archives=dict(sorted(newest.items())), earlier=dict(sorted(kept.items()))).write(store)
         return stale
+
+
+def _known(store: Path) -> Manifest:
+    """The store's manifest; an empty one where there is none, or the first edition's, which is kept aside."""
+    path = store / NAME
+    try:
+        return Manifest.read(store) if path.exists() else Manifest(archives={})
+    except FirstEdition:
+        path.rename(store / FIRST_NAME)
+        return Manifest(archives={})
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 from rich.progress import track
 
 from inference.base import BadInput
-from inference.contract import ImageInput
+from inference.inputs.image import ImageInput
 from inference.inputs.image import decode as inputs
 from inference.tools.files import publish, sha256
 from models import Data, Split
@@ -143,7 +143,7 @@ def _decode_all(paths: tuple[Path, ...], spec: ImageInput, target: Path, said: s
 
         def one(row: int) -> None:
             try:
-                rows[row] = inputs.decode(paths[row].read_bytes(), spec)[0]
+                rows[row] = spec.decode(paths[row].read_bytes())[0]
             except (BadInput, OSError) as error:
                 errors[str(paths[row])] = str(error)
 

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 from inference.bundle import Bundle, read_goldens
 from inference.messages import Request
 from inference.metrics import ARRIVAL, Metrics
-from inference.protocol import TOP_K
 from inference.runtime import device_kind
 
 
@@ -36,7 +35,7 @@ class Handler:
             raise RuntimeError(f"The archive asks for device {bundle.device}; this worker was given {device}.")
         name, version = context.model_name, context.manifest["model"]["modelVersion"]
         self.predictor = bundle.load(directory, device, int(os.environ["OMP_NUM_THREADS"]), name, version)
-        self.metrics = Metrics(name, version, self.predictor.contract.labels)
+        self.metrics = Metrics(name, version, self.predictor.contract.output.categories)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Exactly one answer for each of `data`; TorchServe fails the whole batch otherwise."""
@@ -86,10 +85,9 @@ def _request(row: Mapping[str, Any], headers: Mapping[str, Any], plain: Mapping[
     own = headers.get(field)
     return Request(
         body=bytes(row.get(field, b"")),
+        headers=plain,
         others=tuple(others),
-        content_type=own["content-type"] if isinstance(own, dict) else plain.get("content-type", ""),
-        accept=plain.get("accept", ""),
-        top_k=plain.get(TOP_K.lower(), ""),
+        content_type=own["content-type"] if isinstance(own, dict) else None,
         describe=plain.get("describe") == "True",
     )
 

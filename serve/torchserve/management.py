@@ -103,7 +103,7 @@ class Management:
             if response.status_code != 200:
                 return f"a golden was answered {response.status_code}: {_words(response)}"
             answers.append(np.load(BytesIO(response.content)))
-            decoders.append(response.headers.get(ATTESTED["decoder"], "cpu"))
+            decoders.append(response.headers[ATTESTED["decoder"]])
         limit = parity.tolerance(archive.model, archive.runtime, archive.precision, archive.device)
         slack = parity.slack(archive.model, decoders)
         return parity.compare(np.concatenate(answers), goldens, limit, slack).sentence

@@ -12,8 +12,8 @@ from itertools import cycle
 import numpy as np
 
 from inference.goldens import Goldens
+from inference.outputs import Outputs
 from inference.protocol import ATTESTED, JSON, NPY
-from inference.runtime import Logits
 from tests.containers.stack import MODEL, Stack
 
 CONNECTIONS = 16
@@ -26,7 +26,7 @@ class Answer:
     row: int
     status: int
     version: str
-    logits: Logits
+    logits: Outputs
     text: str = ""
 
 

@@ -11,7 +11,7 @@ import pytest
 from client.client import Client
 from inference import parity
 from inference.goldens import Goldens
-from inference.runtime import Logits
+from inference.outputs import Outputs
 from inference.store import manifest
 from inference.store.manifest import Manifest
 from serve.torchserve.launch import MAIN_CLASS
@@ -33,7 +33,7 @@ Handler.initialize = _initialize_and_break
 """
 
 
-def is_right(logits: Logits, goldens: Goldens, row: int) -> bool:
+def is_right(logits: Outputs, goldens: Goldens, row: int) -> bool:
     return parity.compare(logits, goldens[[row]], LIMIT).ok
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from inference.protocol import JSON, NPY, TOP_K
+from inference.outputs.classes import TOP_K
+from inference.protocol import JSON, NPY
 from tests.served.asking import npy
 from tests.unit.test_inputs import SAMPLES, edits, noise, with_checksums
 

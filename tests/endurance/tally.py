@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from client.answers import Logits, Prediction
-from client.verify.json_checks import disagreement
 from inference import parity
 from inference.goldens import Goldens
+from inference.outputs import Outputs
+from inference.outputs.classes import TOP_K, ClassPrediction
 from inference.parity import Tolerance
 from models.digits import LABELS
 from tests.served.asking import close
@@ -53,19 +53,20 @@ class Right:
     def requests(self) -> tuple[bytes, ...]:
         return self.goldens["1.0"].requests
 
-    def versions_of_logits(self, answer: Logits, row: int) -> list[str]:
+    def versions_of_logits(self, answer: Outputs, row: int) -> list[str]:
         """Those whose golden the answer equals: float32 [1, C]."""
-        return [version for version, known in self.goldens.items() if close(answer, known.logits[[row]], MODEL)]
+        return [version for version, known in self.goldens.items() if close(answer, known.outputs[[row]], MODEL)]
 
-    def versions_of_json(self, answer: Prediction, row: int) -> list[str]:
+    def versions_of_json(self, answer: ClassPrediction, row: int) -> list[str]:
         """Those whose logits the answer, of all labels, may have been made from."""
-        return [
-            version
-            for version, known in self.goldens.items()
-            if not disagreement(answer, known.logits[row], self._slack(known.logits[row]), LABELS, len(LABELS))
-        ]
+        return [version for version, known in self.goldens.items() if not self._disagreement(answer, known, row)]
 
-    def _slack(self, logits: Logits) -> NDArray[np.float64]:
+    def _disagreement(self, answer: ClassPrediction, known: Goldens, row: int) -> str:
+        logits = known.outputs[row]
+        headers = {TOP_K: str(len(LABELS))}
+        return known.contract.output.disagreement(answer, logits, self._slack(logits), headers)
+
+    def _slack(self, logits: Outputs) -> NDArray[np.float64]:
         return self.limit.atol + self.limit.rtol * np.abs(logits.astype(np.float64))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from client.load.wire import resolved
 from client.payloads import ANY_BYTES
-from inference.contract import ImageInput
+from inference.inputs.image import ImageInput
 from inference.protocol import NPY
 from models import digits, photos
 from tests.endurance.bodies import TYPES, Sent, anything, requests

@@ -50,7 +50,7 @@ class Users:
             if draw.random() < GARBAGE:
                 self._ask_garbage(draw, body)
             elif draw.random() < 0.5:
-                logits, attested = self.client.attested_logits(body, MODEL)
+                logits, attested = self.client.attested_outputs(body, MODEL)
                 judge(self.tally, "logits", row, self.right.versions_of_logits(logits, row), attested["version"])
             else:
                 answer = self.client.predict(body, MODEL, top_k=len(LABELS))

@@ -83,7 +83,12 @@ def state_kept_between_requests(scene: Scene) -> None:
     life="Labels were sorted by name after training, or read from a set. The logits are right, so nobody looks.",
 )
 def labels_shuffled(scene: Scene) -> None:
-    scene.code("digits-onnx", PREDICTOR, "labels = self.contract.labels\n", "labels = self.contract.labels[::-1]\n")
+    scene.code(
+        "digits-onnx",
+        PREDICTOR,
+        "labels = self.contract.output.labels\n",
+        "labels = self.contract.output.labels[::-1]\n",
+    )
     scene.serve("digits-onnx")
 
 

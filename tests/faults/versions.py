@@ -143,7 +143,7 @@ def the_default_not_switched(scene: Scene) -> None:
 )
 def goldens_of_the_model_before(scene: Scene) -> None:
     before = make_goldens(load_trained("digits", scene.other_epoch.folder / "artifacts"))
-    scene.goldens(lambda goldens: replace(goldens, logits=before.logits, oracle=before.oracle))
+    scene.goldens(lambda goldens: replace(goldens, outputs=before.outputs, oracle=before.oracle))
 
 
 @fault(

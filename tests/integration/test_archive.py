@@ -284,7 +284,7 @@ def test_an_archive_whose_decoding_differs_is_refused_with_the_hop(
 def test_an_archive_with_wrong_goldens_would_not_start(exported: Workspace, tmp_path: Path) -> None:
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
     wrong = tmp_path / "goldens.npz"
-    replace(goldens, logits=goldens.logits + 1).write(wrong)
+    replace(goldens, outputs=goldens.outputs + 1).write(wrong)
     packed = tmp_path / "digits-eager.mar"
     repacked(mar(exported, "eager"), packed, "goldens.npz", wrong.read_bytes())
     decoded, computed, handled = (hop.comparison for hop in selfcheck.inprocess_hops(packed, goldens, "eager", 1))
@@ -299,7 +299,7 @@ def repacked(archived: Path, packed: Path, changed: str, content: bytes) -> Path
     return packed
 
 
-@pytest.mark.parametrize(("old", "new"), [('"refused"', '"said"'), ('"pixels"', '"images"'), ('f"handler_', 'f"by_')])
+@pytest.mark.parametrize(("old", "new"), [('"refused"', '"said"'), ('"inputs"', '"images"'), ('f"handler_', 'f"by_')])
 def test_an_archive_of_other_code_is_an_error_that_says_so(
     exported: Workspace, tmp_path: Path, old: str, new: str
 ) -> None:

@@ -30,6 +30,7 @@ from export.trained import Trained
 from inference import parity, weights
 from inference.contract import Contract
 from inference.goldens import Goldens
+from inference.outputs.classes import ClassesOutput
 from inference.runtime import Loaded, Network, float32_names, runtime_module, runtime_names
 from inference.runtimes import aoti, torchscript
 from inference.store import manifest
@@ -107,7 +108,7 @@ def test_contract_and_weights_digest_are_read_back_from_the_artifact(exported: W
 @per_runtime
 def test_an_artifact_takes_uint8_and_answers_as_eager_at_every_batch_size(exported: Workspace, runtime: str) -> None:
     loaded, goldens = load(exported, runtime), goldens_in(exported)
-    assert goldens.pixels.dtype == np.uint8
+    assert goldens.inputs.dtype == np.uint8
     for size in (1, 2, 3, 7, 32, 5):  # 5 is one that export does not try
         found = parity.compare(
             parity.run_goldens(loaded, goldens, size), goldens, parity.tolerance("digits", runtime, "float32", "cpu")
@@ -128,15 +129,15 @@ def test_an_artifact_is_as_near_to_float64_as_the_committed_tolerance(exported: 
 def test_the_goldens_oracle_is_the_same_network_in_float64(exported: Workspace) -> None:
     trained, goldens = trained_in(exported), goldens_in(exported)
     with torch.inference_mode():
-        again = trained.network.double()(torch.from_numpy(goldens.pixels)).numpy()
+        again = trained.network.double()(torch.from_numpy(goldens.inputs)).numpy()
     assert goldens.oracle.dtype == again.dtype == np.float64
     assert np.abs(again - goldens.oracle).max() < 1e-12  # float64 added up in another order: 700 terms of 1e-16 · 10
-    assert np.abs(goldens.logits - goldens.oracle).max() > 0  # so float32 did not pass for it
+    assert np.abs(goldens.outputs - goldens.oracle).max() > 0  # so float32 did not pass for it
 
 
 def test_the_goldens_name_the_weights_and_the_contract_that_answered(exported: Workspace) -> None:
     trained, goldens = trained_in(exported), goldens_in(exported)
-    assert (goldens.weights, goldens.contract) == (trained.digest, trained.contract.digest)
+    assert (goldens.weights, goldens.contract) == (trained.digest, trained.contract)
     assert len(goldens) >= 64
 
 
@@ -246,7 +247,7 @@ def test_a_model_that_was_meant_to_change_is_exported_with_new_goldens(workspace
     new = goldens_in(workspace)
     assert new.weights == sha256(workspace.artifacts / "weights.safetensors") != old.weights
     assert new.requests == old.requests
-    assert not np.array_equal(new.logits, old.logits)
+    assert not np.array_equal(new.outputs, old.outputs)
     known = Manifest.read(workspace.store)
     assert list(known.archives) == ["digits-eager"]
     assert set(known.earlier) == {f"digits-{runtime}" for runtime in float32_names() if runtime != "eager"}
@@ -284,7 +285,9 @@ def test_the_manifest_says_what_the_artifact_was_verified_with(exported: Workspa
 
 def test_an_edited_contract_is_refused(workspace: Workspace, refused: Callable[..., str]) -> None:
     path = workspace.artifacts / "contract.json"
-    path.write_text(Contract.read(path).model_copy(update={"mean": (0.1307,)}).to_json())
+    contract = Contract.read(path)
+    other = (contract.input.model_copy(update={"mean": (0.1307,)}),)
+    path.write_text(contract.model_copy(update={"inputs": other}).to_json())
     assert "carries another contract than the contract.json beside it" in refused("digits")
 
 
@@ -368,7 +371,8 @@ def test_an_artifact_that_carries_another_contract_is_refused(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def relabelled(trained: Trained) -> Trained:
-        return replace(trained, contract=trained.contract.model_copy(update={"labels": tuple("abcdefghij")}))
+        other = (ClassesOutput(labels=tuple("abcdefghij")),)
+        return replace(trained, contract=trained.contract.model_copy(update={"outputs": other}))
 
     exporting_with("torchscript", monkeypatch, relabelled)
     sentence = refused("digits", "--runtime", "torchscript")
@@ -447,7 +451,7 @@ def test_an_export_is_loaded_packed_and_described_for_the_device_that_was_asked_
     assert entry.device == "cuda"
     with unpacked(workspace.store / entry.file) as directory:
         assert "deviceType: gpu\n" in (directory / "model-config.yaml").read_text()
-    assert np.array_equal(goldens_in(workspace).logits, before.logits)  # eager's on the CPU, as ever
+    assert np.array_equal(goldens_in(workspace).outputs, before.outputs)  # eager's on the CPU, as ever
 
 
 def test_machine_code_is_compiled_for_the_device_and_the_network_stays_where_it_is(
@@ -671,7 +675,7 @@ PROGRESS = (
     "model_store",
     "artifacts/digits/.model.*.onnx",
     "tmp/*/stage",
-    "tmp/*/serve/inprocess.py",
+    "tmp/*/inference/selfcheck.py",
     "model_store/.*.mar",
 )
 

@@ -14,9 +14,10 @@ from export.accuracy import Accuracies, answer, compare_accuracy
 from export.pipeline import Exported, export_runtime, goldens_of
 from export.trained import Trained
 from inference import parity
-from inference.base import Pixels
 from inference.goldens import Goldens
-from inference.runtime import Loaded, Logits, runtime_module
+from inference.inputs.image import Pixels
+from inference.outputs import Outputs
+from inference.runtime import Loaded, runtime_module
 from inference.runtimes import torchscript_bf16
 from inference.store.archive import unpacked
 from inference.store.manifest import Manifest
@@ -58,9 +59,9 @@ def loosen(patch: pytest.MonkeyPatch) -> None:
 
 
 def test_goldens_of_photographs_hold_the_crops_and_the_oracle(goldens: Goldens) -> None:
-    assert goldens.pixels.shape == (len(goldens), 224, 224, 3)
+    assert goldens.inputs.shape == (len(goldens), 224, 224, 3)
     assert goldens.oracle.dtype == np.float64
-    assert 0 < np.abs(goldens.logits - goldens.oracle).max() < 1e-4
+    assert 0 < np.abs(goldens.outputs - goldens.oracle).max() < 1e-4
 
 
 def test_data_that_have_changed_since_the_training_are_refused(trained: Trained) -> None:
@@ -115,7 +116,7 @@ def constant(trained: Trained) -> Loaded:
     """Answers the rarest of eager's labels, whatever it is asked."""
     rarest = np.bincount(trained.data.held_out.labels, minlength=3).argmin()
 
-    def run(batch: Pixels) -> Logits:
+    def run(batch: Pixels) -> Outputs:
         return np.tile(np.eye(3, dtype=np.float32)[rarest], (len(batch), 1))
 
     return Loaded(run, CONTRACT, trained.digest, "a test", "cpu", precision="int8")
@@ -137,7 +138,7 @@ def test_a_fall_of_just_what_is_allowed_is_allowed(trained: Trained, monkeypatch
     monkeypatch.setattr(parity, "tolerance", lambda *_: limit)
     first = iter([True])
 
-    def run(batch: Pixels) -> Logits:
+    def run(batch: Pixels) -> Outputs:
         logits = answer(trained.network, batch)
         if next(first, False):
             logits[:2] = -logits[:2]  # two of the 40 become wrong
@@ -176,7 +177,7 @@ def test_torchscript_in_bfloat16_answers_as_eager_within_its_own_tolerance(
     loaded = torchscript_bf16.load(tmp_path / "model-bf16.pt", "cpu", 1, make_network)
     assert (loaded.precision, loaded.weights, loaded.contract) == ("bfloat16", trained.digest, CONTRACT)
     limit = parity.tolerance("photos", "torchscript_bf16", loaded.precision, loaded.device)
-    found = parity.compare(loaded(few.pixels), few, limit)
+    found = parity.compare(loaded(few.inputs), few, limit)
     assert found.ok, found.sentence
     assert found.max_abs
     assert found.max_abs > 1e-4

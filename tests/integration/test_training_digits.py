@@ -15,10 +15,10 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from inference import weights
 from inference.contract import Contract
-from inference.inputs.image.decode import decode
 from inference.tools.commands import run
 from inference.tools.files import sha256
 from models import Data, digits, make_network
+from tests.contracts import decode, labels_of
 from tests.workspace import Workspace
 from training.__main__ import app
 
@@ -82,7 +82,7 @@ def test_the_metrics_are_those_of_the_published_weights(published: Path, metrics
     wanted = torch.from_numpy(data.held_out.labels)
     assert metrics["accuracy"] == (answers == wanted).double().mean()
     assert metrics["wrong"] == (answers != wanted).sum()
-    f1 = multiclass_f1_score(answers, wanted, len(contract.labels), average=None)
+    f1 = multiclass_f1_score(answers, wanted, len(labels_of(contract)), average=None)
     assert [row["f1"] for row in metrics["classes"].values()] == pytest.approx(f1.tolist())
     assert [row["support"] for row in metrics["classes"].values()] == torch.bincount(wanted).tolist()
 
@@ -92,7 +92,7 @@ def test_precision_and_recall_of_a_digit_are_what_the_words_mean(
 ) -> None:
     network, contract = weights.read(published / "weights.safetensors", make_network)
     answers = network(torch.from_numpy(data.held_out.images)).argmax(dim=1).numpy()
-    for index, label in enumerate(contract.labels):
+    for index, label in enumerate(labels_of(contract)):
         right = ((answers == index) & (data.held_out.labels == index)).sum()
         assert metrics["classes"][label]["precision"] == pytest.approx(right / (answers == index).sum())
         assert metrics["classes"][label]["recall"] == pytest.approx(right / (data.held_out.labels == index).sum())

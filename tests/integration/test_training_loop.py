@@ -14,9 +14,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from inference.contract import Contract, ImageInput
+from inference.contract import Contract
+from inference.inputs.image import ImageInput
 from inference.tools.versions import git_commit
 from models import Data, Model, Recipe, Split
+from tests.contracts import classifier
 from tests.workspace import ROOT
 from training import loop
 from training.loop import Trained, pick_device, train
@@ -51,7 +53,7 @@ class Stripes:
 
     def contract(self, train: Split) -> Contract:  # noqa: ARG002
         shape = ImageInput(height=6, width=5, channels=3)
-        return Contract(model="stripes", input=shape, mean=(0.5,) * 3, std=(0.5,) * 3, labels=("left", "right"))
+        return classifier("stripes", shape, ("left", "right"), (0.5,) * 3, (0.5,) * 3)
 
     def network(self, contract: Contract) -> nn.Module:  # noqa: ARG002
         return Flat()

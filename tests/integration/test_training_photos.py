@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from inference import weights
-from inference.inputs.image.decode import decode
 from inference.tools.commands import run
 from models import make_network, photos
 from models.data import synthetic
+from tests.contracts import decode, labels_of
 from training.__main__ import app
 
 TRAINING = ("--arch", "shufflenet_v2_x0_5", "--epochs", "1", "--device", "cpu")
@@ -56,7 +56,7 @@ def test_the_metrics_are_those_of_the_published_weights_on_the_held_out_files(
 ) -> None:
     network, contract = weights.read(workspace / "photos/weights.safetensors", make_network)
     files = sorted((workspace / "data/photos/synthetic/test").rglob("*.jpg"))
-    wanted = torch.tensor([contract.labels.index(file.parent.name) for file in files])
+    wanted = torch.tensor([labels_of(contract).index(file.parent.name) for file in files])
     with torch.inference_mode():
         pixels = torch.cat([torch.from_numpy(decode(file.read_bytes(), contract.input)) for file in files])
         answers = network(pixels).argmax(dim=1)

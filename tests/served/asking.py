@@ -17,12 +17,12 @@ from torch import nn
 from client.catalogue import Worker
 from client.client import Client
 from inference import parity, weights
-from inference.base import Pixels
 from inference.contract import Contract
-from inference.inputs.image.decode import decode
+from inference.inputs.image import Pixels
+from inference.outputs import Outputs
 from inference.protocol import NPY
-from inference.runtime import Logits
 from models import make_network
+from tests.contracts import decode, labels_of
 from tests.workspace import Workspace
 
 RUNTIMES = ("eager", "torchscript", "onnx", "aoti")
@@ -49,7 +49,7 @@ class Raw:
         url = f"{self.served.url}/predictions/{path}"
         return self.session.request(method, url, data=body, headers=headers, timeout=60, **options)
 
-    def logits(self, body: bytes, model: str = "digits-onnx", content_type: str = "") -> tuple[Logits, int]:
+    def logits(self, body: bytes, model: str = "digits-onnx", content_type: str = "") -> tuple[Outputs, int]:
         """float32 [N, C], and the batch size that the answer attests."""
         response = self.post(body, model, headers={"Accept": NPY, "Content-Type": content_type})
         assert response.status_code == 200, response.text
@@ -83,18 +83,18 @@ class Eager:
         return cls(*weights.read(artifacts / "weights.safetensors", make_network))
 
     @torch.inference_mode()
-    def run(self, pixels: Pixels) -> Logits:
+    def run(self, pixels: Pixels) -> Outputs:
         """uint8 [N, H, W, C] → float32 [N, classes]."""
         return np.concatenate(
             [self.network(torch.from_numpy(pixels[rows].copy())).numpy() for rows in parity.batches(32, len(pixels))]
         )
 
-    def logits(self, body: bytes) -> Logits:
+    def logits(self, body: bytes) -> Outputs:
         """float32 [1, classes] of the bytes of an image."""
         return self.run(decode(body, self.contract.input))
 
     def label(self, body: bytes) -> str:
-        return self.contract.labels[self.logits(body).argmax()]
+        return labels_of(self.contract)[self.logits(body).argmax()]
 
 
 def close(answered: NDArray[np.float32], eager: NDArray[np.float32], model: str) -> bool:

@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request, Response
 from inference import messages  # the archive's own, as are all that follow
 from inference.bundle import Bundle, read_goldens
 from inference.predictor import Predictor
-from inference.protocol import TOP_K
 
 
 def load(archive: Path) -> Predictor:
@@ -25,11 +24,5 @@ app, predictor = FastAPI(), load(Path())
 
 @app.post("/predictions/{model}")
 async def predict(request: Request) -> Response:
-    asked = messages.Request(
-        body=await request.body(),
-        content_type=request.headers.get("content-type", ""),
-        accept=request.headers.get("accept", ""),
-        top_k=request.headers.get(TOP_K, ""),
-    )
-    (answer,) = predictor.answer([asked])
+    (answer,) = predictor.answer([messages.Request.of(await request.body(), request.headers)])
     return Response(answer.body, answer.status, dict(answer.headers), answer.content_type)

@@ -16,8 +16,10 @@ import requests
 from PIL import ExifTags, Image
 
 from inference.goldens import Goldens
-from inference.protocol import BODY_LIMIT, NPY, TOP_K
-from inference.runtime import Loaded, Logits, runtime_module
+from inference.outputs import Outputs
+from inference.outputs.classes import TOP_K
+from inference.protocol import BODY_LIMIT, NPY
+from inference.runtime import Loaded, runtime_module
 from inference.tools.limits import threads_per_worker
 from models import make_network
 from tests.served.asking import RUNTIMES, Eager, Raw, close, npy
@@ -114,11 +116,11 @@ def good_requests(raw: Raw, goldens: Goldens, onnx: Loaded) -> Iterator[None]:
         check_bits(future, row, goldens, onnx)
 
 
-def check_bits(future: Future[tuple[Logits, int]], row: int, goldens: Goldens, onnx: Loaded) -> int:
+def check_bits(future: Future[tuple[Outputs, int]], row: int, goldens: Goldens, onnx: Loaded) -> int:
     """The size of the batch that golden `row` was answered in."""
     logits, size = future.result()
-    assert np.array_equal(logits, onnx(goldens.pixels[[row] * size])[:1])
-    assert close(logits, goldens.logits[[row]], "digits-onnx")
+    assert np.array_equal(logits, onnx(goldens.inputs[[row] * size])[:1])
+    assert close(logits, goldens.outputs[[row]], "digits-onnx")
     return size
 
 

@@ -21,9 +21,9 @@ from client.__main__ import main
 from client.compare import command as compare
 from client.errors import TimedOut
 from inference.goldens import Goldens
-from inference.inputs.image.decode import decode
 from inference.store.manifest import Archive, Manifest
 from models.digits import SAMPLE_NAMES, data
+from tests.contracts import decode, labels_of
 from tests.served.asking import RUNTIMES, Eager, Raw
 from tests.unit.test_inputs import encoded
 from tests.workspace import ROOT, Workspace, free_port
@@ -62,7 +62,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def labels(scans: list[Path], eager: Eager) -> list[str]:
     """Eager's, in this process."""
     pixels = np.concatenate([decode(path.read_bytes(), eager.contract.input) for path in scans])
-    return [eager.contract.labels[index] for index in eager.run(pixels).argmax(axis=1)]
+    return [labels_of(eager.contract)[index] for index in eager.run(pixels).argmax(axis=1)]
 
 
 def test_a_folder_is_answered_whole_and_in_order_though_a_worker_is_killed(
@@ -145,7 +145,7 @@ def test_a_batch_in_one_npy_file_is_a_line_for_each_image(served: Workspace, eag
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["input"] for answer in answers] == [f"{tmp_path}/five.npy[{index}]" for index in range(5)]
     assert [answer["label"] for answer in answers] == [
-        eager.contract.labels[index] for index in eager.run(pixels).argmax(axis=1)
+        labels_of(eager.contract)[index] for index in eager.run(pixels).argmax(axis=1)
     ]
 
 
@@ -297,7 +297,7 @@ def comparer(served: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_compare_shows_a_difference_from_eager_and_exits_with_1(comparer: Comparer) -> None:
-    comparer.change_goldens(lambda goldens: replace(goldens, logits=goldens.logits + np.float32(1e-3)))
+    comparer.change_goldens(lambda goldens: replace(goldens, outputs=goldens.outputs + np.float32(1e-3)))
     out, _ = comparer.run(code=1)
     assert "different 78 of 78 differ" in " ".join(out.split())
     assert comparer.row["ok"] is False

@@ -467,7 +467,7 @@ def with_wrong_goldens(store: Path, scratch: Path) -> None:
     """Makes the archive one whose goldens are answered otherwise, and the manifest one that describes it."""
     path, goldens = store / NAME, scratch / "goldens.npz"
     right = read_goldens(path)
-    replace(right, logits=right.logits + 1).write(goldens)
+    replace(right, outputs=right.outputs + 1).write(goldens)
     rewrite(path, lambda files: {**files, goldens.name: goldens.read_bytes()})
     entry, file_now = Manifest.read(store).archives[MODEL], manifest.describe(path)
     manifest.add(store, MODEL, entry.model_copy(update={"sha256": file_now.sha256, "bytes": file_now.bytes}))

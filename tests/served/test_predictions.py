@@ -15,9 +15,10 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
-from inference.base import Pixels
 from inference.goldens import Goldens
-from inference.protocol import ATTESTED, NPY, TOP_K
+from inference.inputs.image import Pixels
+from inference.outputs.classes import TOP_K
+from inference.protocol import ATTESTED, NPY
 from inference.store.manifest import Manifest
 from inference.tools.files import sha256
 from inference.tools.limits import threads_per_worker
@@ -42,7 +43,7 @@ def goldens(served: Workspace) -> Goldens:
 
 def images(count: int, goldens: Goldens) -> Pixels:
     """uint8 [count, 28, 28, 1], all different."""
-    rows = goldens.pixels[np.arange(count) % len(goldens)].copy()
+    rows = goldens.inputs[np.arange(count) % len(goldens)].copy()
     rows[:, 0, :3, 0] = 2 * np.arange(count)[:, None]
     return rows
 
@@ -76,7 +77,7 @@ def test_npy_is_float32_and_the_same_bits_each_time(raw: Raw, goldens: Goldens, 
         assert first.dtype == np.float32
         assert first.shape == (1, 10)
         assert np.array_equal(first, second)
-        assert close(first, goldens.logits[[row]], runtime)
+        assert close(first, goldens.outputs[[row]], runtime)
 
 
 @each_runtime
@@ -166,7 +167,7 @@ def test_concurrent_requests_share_batches_and_each_gets_its_own_answer(raw: Raw
     rows = [row % len(goldens) for row in range(200)]
     with ThreadPoolExecutor(16) as workers:
         answers = list(workers.map(lambda row: raw.logits(goldens.requests[row]), rows))
-    assert close(np.concatenate([logits for logits, _ in answers]), goldens.logits[rows], "onnx")
+    assert close(np.concatenate([logits for logits, _ in answers]), goldens.outputs[rows], "onnx")
     sizes = {size for _, size in answers}
     assert max(sizes) > 1
     assert max(sizes) <= 32

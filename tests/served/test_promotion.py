@@ -18,7 +18,7 @@ import pytest
 
 from client.connection import ONCE
 from inference.goldens import Goldens
-from inference.runtime import Logits
+from inference.outputs import Outputs
 from inference.store import manifest
 from inference.tools import limits
 from serve import versions
@@ -48,7 +48,7 @@ def first(live: Live) -> Live:
 class Load:
     """What was answered to whom: the golden's number, what the answer attests, and its logits."""
 
-    answers: list[tuple[int, str, Logits]] = field(default_factory=list)
+    answers: list[tuple[int, str, Outputs]] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
 
     def versions(self) -> list[str]:
@@ -68,7 +68,7 @@ def constant_load(live: Live, threads: int = 3) -> Iterator[Load]:
             if stop.is_set():
                 return
             try:
-                logits, attested = client.attested_logits(requests_[row], MODEL)
+                logits, attested = client.attested_outputs(requests_[row], MODEL)
                 load.answers.append((row, attested["version"], logits))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is what must not be
                 load.failures.append(error)
@@ -87,7 +87,7 @@ def constant_load(live: Live, threads: int = 3) -> Iterator[Load]:
 
 def right(live: Live, load: Load) -> bool:
     """Every answer is the golden of the version that it attests, and of no other."""
-    logits = {version: live.goldens(version).logits for version in ("1.0", "2.0")}  # each [N, C]
+    logits = {version: live.goldens(version).outputs for version in ("1.0", "2.0")}  # each [N, C]
     return bool(load.answers) and all(
         close(answer, logits[version][[row]], MODEL)
         and not any(close(answer, held[[row]], MODEL) for other, held in logits.items() if other != version)
@@ -172,7 +172,7 @@ def test_an_archive_that_was_changed_is_not_promoted(first: Live) -> None:
 
 
 def wrong(goldens: Goldens) -> Goldens:
-    return replace(goldens, logits=goldens.logits + np.float32(0.1))
+    return replace(goldens, outputs=goldens.outputs + np.float32(0.1))
 
 
 def test_an_archive_that_does_not_answer_its_goldens_is_not_promoted_and_not_tried_again(first: Live) -> None:

@@ -15,8 +15,10 @@ import pytest
 from client.verify import http_hops
 from inference.contract import Contract
 from inference.goldens import Goldens
+from inference.outputs.classes import ClassesOutput
 from inference.protocol import NPY
 from inference.tools.files import sha256
+from tests.contracts import labels_of
 from tests.served.asking import RUNTIMES, Raw, npy
 from tests.served.verifying import (
     BATCHED,
@@ -65,9 +67,9 @@ def test_all_hops_of_all_runtimes_are_the_same_as_eager(served: Workspace) -> No
 
 def test_other_pixels_are_found_at_decode(verifier: Verifier) -> None:
     def one_pixel(goldens: Goldens) -> Goldens:
-        pixels = goldens.pixels.copy()
+        pixels = goldens.inputs.copy()
         pixels[3, 14, 14] ^= 1
-        return replace(goldens, pixels=pixels)
+        return replace(goldens, inputs=pixels)
 
     verifier.change_goldens(one_pixel)
     found = verifier.run("digits-eager", requests=FEW)
@@ -99,9 +101,9 @@ def test_a_slow_model_is_asked_every_golden_once_and_then_no_more(
 
 def test_another_network_is_found_at_eager(verifier: Verifier) -> None:
     def one_logit(goldens: Goldens) -> Goldens:
-        logits = goldens.logits.copy()
+        logits = goldens.outputs.copy()
         logits[3, 7] += 1e-3
-        return replace(goldens, logits=logits)
+        return replace(goldens, outputs=logits)
 
     verifier.change_goldens(one_logit)
     assert verifier.run("digits-eager", requests=FEW).first_failing_hop == "eager"
@@ -218,7 +220,11 @@ FAULTS: dict[str, tuple[Tampering, str, str]] = {
     "logits as float64": (in_logits(lambda logits: logits.astype(np.float64)), "http", "float64 of shape"),
     "NaN": (in_logits(lambda logits: logits * np.float32("nan")), "http", "78 of 78 differ"),
     "labels in another order": (in_logits(lambda logits: np.roll(logits, 1, axis=1)), "http", "78 of 78 differ"),
-    "nine logits": (in_logits(lambda logits: logits[:, :9]), "http", "The answer has 9 logits for 10 labels."),
+    "nine logits": (
+        in_logits(lambda logits: logits[:, :9]),
+        "http",
+        "The answer has rows of shape [9] instead of [10].",
+    ),
     "npy cut short": (cut(is_npy), "http", "the npy file is not as long as its header says"),
     "broken off": (cut(is_npy, missing=9), "http", "broke off before its answer was whole"),
     "other weights": (in_header("weights", "0" * 64), "http", "attests weights '0000"),
@@ -379,7 +385,9 @@ def test_weights_that_were_never_exported_could_not_be_checked(verifier: Verifie
 def test_a_contract_that_was_never_exported_could_not_be_checked(verifier: Verifier) -> None:
     path = verifier.artifacts / "digits" / "contract.json"
     contract = Contract.read(path)
-    path.write_text(contract.model_copy(update={"labels": contract.labels[::-1]}).to_json())
+    path.write_text(
+        contract.model_copy(update={"outputs": (ClassesOutput(labels=labels_of(contract)[::-1]),)}).to_json()
+    )
     assert "digits was trained anew since it was exported." in verifier.run("digits-onnx", "--http", code=2).err
 
 

@@ -14,9 +14,10 @@ from onnx import TensorProto, helper
 from export.diagnose.layers import Layers, compare_layers
 from export.diagnose.steps import Step, kind, same_steps
 from export.diagnose.walks import Walk, walk_onnx
-from inference.base import Pixels
 from inference.goldens import Goldens
+from inference.inputs.image import ImageInput, Pixels
 from inference.parity import Tolerance
+from tests.contracts import classifier
 
 Shape = tuple[int, ...]
 
@@ -86,12 +87,12 @@ def test_a_sum_of_two_results_is_folded_into_nothing() -> None:
 
 GOLDENS = Goldens(
     weights="w",
-    contract="c",
+    contract=classifier("dots", ImageInput(height=1, width=1, channels=1), ("x", "y")),
     names=tuple("abcdef"),
     requests=(b"",) * 6,
-    pixels=np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1),
-    logits=np.array([[2.0 + 1e-6]] * 6, np.float32),
-    oracle=np.full((6, 1), 2.0),
+    inputs=np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1),
+    outputs=np.array([[2.0 + 1e-6] * 2] * 6, np.float32),
+    oracle=np.full((6, 2), 2.0),
 )
 ROW = Tolerance(1e-5, 0, 0, "a test")
 ULP = 2**-23
@@ -171,7 +172,7 @@ def test_a_limit_of_nothing_is_kept_by_no_difference_alone(theirs: float) -> Non
 
 
 def test_logits_that_are_all_zeros_grant_the_layers_something_all_the_same() -> None:
-    dead = replace(GOLDENS, logits=np.zeros((6, 1), np.float32), oracle=np.zeros((6, 1)))
+    dead = replace(GOLDENS, outputs=np.zeros((6, 2), np.float32), oracle=np.zeros((6, 2)))
     assert compare_layers(constant(0), constant(0), constant(9 * ULP), dead, ROW).first is None
 
 

@@ -11,12 +11,12 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from client.client import Client
-from client.payloads import Input, payload
-from inference.base import BadInput, Pixels
-from inference.contract import ImageInput
-from inference.inputs.image.decode import decode
-from inference.npy import decode_npy
+from client.payloads import Source, payload
+from inference.base import BadInput
+from inference.inputs.image import ImageInput, Pixels
 from inference.protocol import BODY_LIMIT, NPY
+from inference.tools.npy import decode_npy
+from tests.contracts import decode
 from tests.unit.scripted_server import answer, npy, one, scripted
 
 SPEC = ImageInput(height=28, width=28, channels=1)
@@ -66,7 +66,7 @@ def test_an_opened_image_is_turned_by_the_server_as_its_file_is(orientation: int
 def test_an_array_arrives_bit_for_bit(batch: Pixels) -> None:
     sent = payload(batch)
     assert (sent.content_type, sent.count) == (NPY, len(batch))
-    assert np.array_equal(decode_npy(sent.body, SPEC), batch)
+    assert np.array_equal(decode_npy(sent.body, SPEC.dtype, SPEC.shape), batch)
 
 
 def test_one_image_as_an_array_is_a_batch_of_one() -> None:
@@ -106,7 +106,7 @@ def test_a_missing_file_is_the_systems_own_error(tmp_path: Path) -> None:
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "big.png"
     file.write_bytes(bytes(BODY_LIMIT + 1))
-    sources: dict[str, Input] = {
+    sources: dict[str, Source] = {
         "bytes": bytes(BODY_LIMIT + 1),
         "file": file,
         "array": np.zeros((BODY_LIMIT, 1, 1), np.uint8),

@@ -12,19 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from inference.base import Pixels
-from inference.contract import ImageInput
 from inference.goldens import Goldens
-from inference.inputs.image.decode import decode
-from inference.inputs.image.forms import FORMS, OTHER_PHOTO_SIZES, PHOTO_FORMS, PHOTO_SIZES, SIZES, make_requests
+from inference.inputs.image import ImageInput, Pixels
+from inference.inputs.image.forms import FORMS, OTHER_PHOTO_SIZES, PHOTO_FORMS, PHOTO_SIZES, SIZES
 from models import digits
+from tests.contracts import classifier, decode
 
 HELD_OUT = digits.data("bundled", Path()).held_out.images
-REQUESTS = dict(make_requests(HELD_OUT, digits.INPUT))
+REQUESTS = dict(digits.INPUT.requests(HELD_OUT))
 
 
 def opened(body: bytes) -> Image.Image:
     return Image.open(BytesIO(body))
+
+
+SMALL = classifier("small", ImageInput(height=5, width=4, channels=3), ("ñ", "ü"))
 
 
 def small(requests: tuple[bytes, ...] = (b"abc", b"", b"defgh")) -> Goldens:
@@ -32,11 +34,11 @@ def small(requests: tuple[bytes, ...] = (b"abc", b"", b"defgh")) -> Goldens:
     random = np.random.default_rng(count)
     return Goldens(
         weights="0" * 64,
-        contract="1" * 64,
+        contract=SMALL,
         names=tuple(f"ñ {index}" for index in range(count)),
         requests=requests,
-        pixels=random.integers(0, 256, (count, 5, 4, 3), np.uint8),
-        logits=random.normal(size=(count, 2)).astype(np.float32),
+        inputs=random.integers(0, 256, (count, 5, 4, 3), np.uint8),
+        outputs=random.normal(size=(count, 2)).astype(np.float32),
         oracle=random.normal(size=(count, 2)),
     )
 
@@ -135,14 +137,14 @@ def test_rows_are_chosen_with_all_that_belongs_to_them() -> None:
     assert_same(goldens[1:], goldens[[1, 2]])
     chosen = goldens[[2, 0]]
     assert (chosen.names, chosen.requests) == (("ñ 2", "ñ 0"), (b"defgh", b"abc"))
-    np.testing.assert_array_equal(chosen.pixels, goldens.pixels[[2, 0]])
-    np.testing.assert_array_equal(chosen.logits, goldens.logits[[2, 0]])
+    np.testing.assert_array_equal(chosen.inputs, goldens.inputs[[2, 0]])
+    np.testing.assert_array_equal(chosen.outputs, goldens.outputs[[2, 0]])
     np.testing.assert_array_equal(chosen.oracle, goldens.oracle[[2, 0]])
     assert len(chosen) == 2
 
 
 def test_there_are_at_least_64_and_no_two_are_the_same() -> None:
-    assert len(REQUESTS) == len(list(make_requests(HELD_OUT, digits.INPUT))) == len(FORMS) * len(SIZES) >= 64
+    assert len(REQUESTS) == len(list(digits.INPUT.requests(HELD_OUT))) == len(FORMS) * len(SIZES) >= 64
     assert len({hashlib.sha256(body).digest() for body in REQUESTS.values()}) == len(REQUESTS)
 
 
@@ -151,11 +153,11 @@ def test_each_is_made_of_another_scan() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("inference.inputs.image.forms.PHOTO_FORMS", dict.fromkeys(PHOTO_FORMS, FORMS["png grey"]))
         patch.setattr("inference.inputs.image.forms.SIZES", [(28, 28)] * len(SIZES))
-        assert len({body for _, body in make_requests(HELD_OUT, digits.INPUT)}) == len(REQUESTS)
+        assert len({body for _, body in digits.INPUT.requests(HELD_OUT)}) == len(REQUESTS)
 
 
 def test_the_same_scans_give_the_same_bytes() -> None:
-    assert dict(make_requests(HELD_OUT, digits.INPUT)) == REQUESTS
+    assert dict(digits.INPUT.requests(HELD_OUT)) == REQUESTS
 
 
 def test_they_come_in_every_size_smaller_and_larger_than_the_input_and_of_other_shapes() -> None:
@@ -190,12 +192,12 @@ def test_each_decodes_to_a_picture(name: str) -> None:
 
 def test_too_few_held_out_images_are_an_error_with_the_number() -> None:
     with pytest.raises(ValueError, match=r"Goldens need 78 held-out images, and there are 5\."):
-        list(make_requests(HELD_OUT[:5], digits.INPUT))
+        list(digits.INPUT.requests(HELD_OUT[:5]))
 
 
 def test_images_in_colour_make_requests_too() -> None:
     colour = np.repeat(HELD_OUT, 3, axis=-1)
-    assert [name for name, _ in make_requests(colour, digits.INPUT)] == list(REQUESTS)
+    assert [name for name, _ in digits.INPUT.requests(colour)] == list(REQUESTS)
 
 
 PHOTO = ImageInput(height=224, width=224, channels=3, fit="crop", short_side=256)
@@ -209,7 +211,7 @@ def photographs(count: int) -> Pixels:
     return photographs
 
 
-PHOTOGRAPHS = dict(make_requests(photographs(40), PHOTO))
+PHOTOGRAPHS = dict(PHOTO.requests(photographs(40)))
 
 
 def test_of_photographs_there_are_few_in_every_form_and_one_as_large_as_cameras_make_them() -> None:
@@ -240,4 +242,4 @@ def test_each_photograph_is_cropped_from_a_picture(name: str) -> None:
 
 def test_too_few_photographs_are_an_error_with_the_number() -> None:
     with pytest.raises(ValueError, match=rf"Goldens need {len(PHOTOGRAPHS)} held-out images, and there are 20\."):
-        list(make_requests(photographs(20), PHOTO))
+        list(PHOTO.requests(photographs(20)))

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from inference.base import BadInput, Pixels
-from inference.contract import ImageInput
-from inference.inputs.image.decode import decode, from_image, read_image
-from inference.npy import NPY, decode_npy
+from inference.base import BadInput
+from inference.inputs.image import ImageInput, Pixels
+from inference.inputs.image.decode import from_image, read_image
+from inference.tools.npy import NPY, decode_npy
+from tests.contracts import decode
 
 GREY = ImageInput(height=28, width=28, channels=1)
 RGB = ImageInput(height=28, width=28, channels=3)
@@ -566,4 +567,4 @@ def test_random_bytes_are_refused(body: bytes, content_type: str) -> None:
 @example("{'descr': [('a', ('u1', 'x'))], 'fortran_order': False, 'shape': ()}")
 def test_an_npy_header_of_any_text_is_refused(header: str) -> None:
     with pytest.raises(BadInput):
-        decode_npy(npy_header(header), GREY)
+        decode_npy(npy_header(header), GREY.dtype, GREY.shape)

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from inference.base import BadInput, Pixels
-from inference.inputs.image.decode import decode, from_image, read_image
+from inference.base import BadInput
+from inference.inputs.image import Pixels
+from inference.inputs.image.decode import from_image, read_image
+from tests.contracts import decode
 from tests.unit.test_inputs import CROP, RGB, edits, encoded, noise
 
 # Of 16 × 16 pixels and by libjpeg-turbo's cjpeg and imagecodecs, because Pillow writes neither.

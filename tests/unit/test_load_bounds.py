@@ -7,9 +7,9 @@ import pytest
 from client.compare import command as compare
 from client.compare.timing import Target
 from client.errors import ServerFailed
-from client.payloads import images_per_request
+from client.payloads import rows_per_request
 from inference import selfcheck as inprocess
-from inference.contract import ImageInput
+from inference.inputs.image import ImageInput
 from tests.unit.scripted_server import Reply, failure, scripted
 from tests.unit.test_contract import DIGITS
 
@@ -40,8 +40,8 @@ def test_timings_in_process_end_by_count_or_by_time(
 )
 def test_as_many_images_as_fit_go_into_one_request(side: int, channels: int, max_batch: int, images: int) -> None:
     shape = ImageInput(height=side, width=side, channels=1 if channels == 1 else 3)
-    contract = DIGITS.model_copy(update={"input": shape, "max_batch": max_batch})
-    assert images_per_request(contract) == images
+    contract = DIGITS.model_copy(update={"inputs": (shape,), "max_batch": max_batch})
+    assert rows_per_request(contract) == images
 
 
 def test_what_fails_while_it_is_timed_is_an_error() -> None:

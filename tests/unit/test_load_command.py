@@ -4,7 +4,7 @@ import json
 import threading
 import time
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tests.unit.test_client_commands import Shell
 from tests.unit.test_client_retries import free_port
 from tests.unit.test_parity import goldens
 
-GOLDENS = goldens()
+GOLDENS = replace(goldens(), contract=CONTRACT)
 
 
 @dataclass
@@ -42,12 +42,12 @@ class Service:
         if call.headers.get("Accept") != NPY:
             return Reply(body=b"{}")
         row = GOLDENS.requests.index(call.body)
-        reply = npy(np.array(GOLDENS.logits[[row]]) + np.float32(self.off_by))
+        reply = npy(np.array(GOLDENS.outputs[[row]]) + np.float32(self.off_by))
         return Reply(reply.status, reply.body, {**reply.headers, **self._attested()})
 
     def _attested(self) -> dict[str, str]:
         with Client(self.url, token="SECRET") as client:
-            expected = Asker(client, "digits-onnx", self.archive, GOLDENS, CONTRACT).expected
+            expected = Asker(client, "digits-onnx", self.archive, GOLDENS).expected
         return {ATTESTED[name]: value for name, value in (expected | {"batch_size": "1"}).items()}
 
 

@@ -8,18 +8,20 @@ import pytest
 import requests
 
 from inference.goldens import Goldens
+from inference.inputs.image import ImageInput
 from serve.torchserve.management import Management, Refused
 from serve.torchserve.record import Server
+from tests.contracts import classifier
 from tests.unit.archives import ARCHIVE
 from tests.unit.scripted_server import Reply, scripted
 
 GOLDENS = Goldens(
     weights="0" * 64,
-    contract="1" * 64,
+    contract=classifier("digits", ImageInput(height=28, width=28, channels=1), "0123456789"),
     names=("first",),
     requests=(b"a picture",),
-    pixels=np.zeros((1, 28, 28, 1), np.uint8),
-    logits=np.zeros((1, 10), np.float32),
+    inputs=np.zeros((1, 28, 28, 1), np.uint8),
+    outputs=np.zeros((1, 10), np.float32),
     oracle=np.zeros((1, 10)),
 )
 KEYS = {use: {"key": "token"} for use in ("inference", "management")}

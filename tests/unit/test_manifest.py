@@ -107,7 +107,7 @@ def test_a_name_with_older_weights_only_is_not_chosen(store: Path) -> None:
 
 
 def test_a_manifest_from_before_there_were_versions_side_by_side_is_read(tmp_path: Path) -> None:
-    (tmp_path / manifest.NAME).write_text(f'{{"archives": {{"digits-onnx": {ONNX.model_dump_json()}}}}}')
+    (tmp_path / manifest.NAME).write_text(f'{{"edition": 2, "archives": {{"digits-onnx": {ONNX.model_dump_json()}}}}}')
     assert Manifest.read(tmp_path).versions("digits-onnx") == [ONNX]
 
 
@@ -116,3 +116,15 @@ def test_what_a_reduced_precision_costs_is_kept_with_its_archive(tmp_path: Path)
     manifest.add(tmp_path, "digits-onnx-int8", reduced)
     assert Manifest.read(tmp_path).archives == {"digits-onnx-int8": reduced}
     assert (ONNX.accuracy, ONNX.eager_accuracy) == (None, None)
+
+
+def test_a_store_of_the_first_edition_is_refused_with_what_to_do_and_an_export_begins_anew(tmp_path: Path) -> None:
+    path, kept = tmp_path / manifest.NAME, tmp_path / manifest.FIRST_NAME
+    first = Manifest(archives={"digits-onnx": ONNX}).model_dump_json(exclude={"edition"})
+    path.write_text(first)
+    sentence = r"first edition\. Train and export again: python -m training digits and python -m export digits$"
+    with pytest.raises(ValueError, match=sentence):
+        Manifest.read(tmp_path)
+    assert manifest.add(tmp_path, "digits-eager", EAGER) == {}
+    assert Manifest.read(tmp_path) == Manifest(archives={"digits-eager": EAGER})
+    assert kept.read_text() == first

@@ -17,24 +17,18 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from inference.contract import Contract, ImageInput
-from inference.inputs.image.decoders import CPU, decoder_named
+from inference.inputs import CPU
+from inference.inputs.image import ImageInput
 from inference.messages import Answer, Request
 from inference.metrics import ARRIVAL, LONGEST_SECONDS, SECONDS, Metrics
 from inference.predictor import Predictor
 from inference.protocol import ATTESTED, JSON, NPY
 from inference.runtime import Loaded
 from serve.torchserve.handler import Handler
+from tests.contracts import classifier
 
 ROOT = Path(__file__).parents[2]
-CONTRACT = Contract(
-    model="letters",
-    input=ImageInput(height=8, width=8, channels=1),
-    mean=(0.5,),
-    std=(0.5,),
-    labels=("a", "b"),
-    max_batch=4,
-)
+CONTRACT = classifier("letters", ImageInput(height=8, width=8, channels=1), ("a", "b"), (0.5,), (0.5,), max_batch=4)
 ATTESTATION = {field: f"the {field}" for field in ATTESTED if field != "batch_size"}
 OF = {"model": "letters-eager", "version": "2.0"}
 NOW = 1_800_000_000.0
@@ -42,7 +36,7 @@ NOW = 1_800_000_000.0
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics("letters-eager", "2.0", CONTRACT.labels)
+    return Metrics("letters-eager", "2.0", CONTRACT.output.categories)
 
 
 @pytest.fixture
@@ -52,7 +46,7 @@ def handler(metrics: Metrics) -> Handler:
         lambda rows: rows.reshape(len(rows), -1)[:, :2].astype(np.float32), CONTRACT, "w" * 64, "a test", "cpu"
     )
     made = Handler()
-    made.predictor, made.metrics = Predictor(loaded, ATTESTATION, decoder_named(CPU, CONTRACT.input, "cpu")), metrics
+    made.predictor, made.metrics = Predictor(loaded, ATTESTATION, CONTRACT.input.decoder(CPU, "cpu")), metrics
     return made
 
 
@@ -88,7 +82,7 @@ def handle(handler: Handler, bodies: list[bytes], headers: dict[str, str]) -> li
 
 
 def test_a_batch_is_counted_by_status_and_label_and_observed_once(metrics: Metrics) -> None:
-    answers = [Answer(200, JSON, b"", labels=("a", "b", "a")), Answer(200, JSON, b"", labels=("b",))]
+    answers = [Answer(200, JSON, b"", categories=("a", "b", "a")), Answer(200, JSON, b"", categories=("b",))]
     answers += [Answer(400, JSON, b""), Answer(200, NPY, b"")]
     metrics.answered([""] * 4, answers, NOW, 0.003)
     counted = [value(metrics, "entering_requests_total", status=status) for status in ("200", "400", "500")]
@@ -156,13 +150,13 @@ def test_a_field_of_a_form_is_no_arrival(handler: Handler, metrics: Metrics) -> 
 def test_only_answers_that_name_labels_have_labels(handler: Handler) -> None:
     several = npy(np.stack([np.frombuffer(bytes([0, 5, *[0] * 62]), np.uint8).reshape(8, 8, 1)] * 3))
     requests = [
-        Request(png(9), top_k="1"),
-        Request(several, content_type=NPY),
-        Request(png(9), accept=NPY),
+        Request(png(9), {"x-top-k": "1"}),
+        Request(several, {"content-type": NPY}),
+        Request(png(9), {"accept": NPY}),
         Request(b"", describe=True),
         Request(b"bad"),
     ]
-    assert [answer.labels for answer in handler.predictor.answer(requests)] == [("a",), ("b", "b", "b"), (), (), ()]
+    assert [answer.categories for answer in handler.predictor.answer(requests)] == [("a",), ("b", "b", "b"), (), (), ()]
 
 
 def test_a_model_that_answers_no_number_is_counted_as_a_failure_without_a_label(
@@ -185,7 +179,7 @@ def test_quantiles_mean_something_from_1_ms_to_60_s() -> None:
 
 
 def test_two_metrics_of_one_process_do_not_share_their_counts(metrics: Metrics) -> None:
-    other = Metrics("letters-eager", "2.0", CONTRACT.labels)
+    other = Metrics("letters-eager", "2.0", CONTRACT.output.categories)
     metrics.started()
     assert value(metrics, "entering_worker_starts_total") == 1
     assert value(other, "entering_worker_starts_total") == 0
@@ -201,7 +195,7 @@ from inference.messages import Answer
 metrics = Metrics("letters-eager", version, ["a", "b"])
 for _ in range(int(starts)):
     metrics.started()
-metrics.answered(["", ""], [Answer(200, "", b"", labels=("a",))] * 2, time.time(), 0.003)
+metrics.answered(["", ""], [Answer(200, "", b"", categories=("a",))] * 2, time.time(), 0.003)
 print("counted", flush=True)
 sys.stdin.read()
 """

@@ -14,11 +14,15 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from inference import parity
-from inference.base import Pixels
 from inference.goldens import Goldens
-from inference.parity import Comparison, Flip, Tolerance
-from inference.runtime import Logits, float32_names, runtime_names
+from inference.inputs import CPU
+from inference.inputs.image import ImageInput, Pixels
+from inference.outputs import Flip, Outputs
+from inference.parity import Comparison, Tolerance
+from inference.runtime import float32_names, runtime_names
+from tests.contracts import classifier
 
+CONTRACT = classifier("letters", ImageInput(height=2, width=2, channels=1), ("x", "y", "z"))
 EXACT = Tolerance(0, 0, 0, "a test")
 EAGER = [[0.0, 4.0, 1.0], [2.0, -8.0, 1.5], [3.0, 0.0, 5.0]]
 MEASURED = tomllib.loads(parity.TABLE.read_text())["tolerance"]
@@ -31,23 +35,23 @@ def goldens(logits: Any = EAGER, oracle: Any = None) -> Goldens:
     names = tuple("abcdefgh"[: len(answers)])
     return Goldens(
         weights="w",
-        contract="c",
+        contract=CONTRACT,
         names=names,
         requests=tuple(name.encode() for name in names),
-        pixels=np.arange(4 * len(answers), dtype=np.uint8).reshape(-1, 2, 2, 1),
-        logits=answers,
+        inputs=np.arange(4 * len(answers), dtype=np.uint8).reshape(-1, 2, 2, 1),
+        outputs=answers,
         oracle=np.array(answers if oracle is None else oracle, np.float64),
     )
 
 
-def changed(row: int, column: int, value: float) -> Logits:
+def changed(row: int, column: int, value: float) -> Outputs:
     logits = np.array(EAGER, np.float32)
     logits[row, column] = value
     return logits
 
 
 @given(finite)
-def test_an_answer_is_the_same_as_itself_with_no_tolerance_at_all(logits: Logits) -> None:
+def test_an_answer_is_the_same_as_itself_with_no_tolerance_at_all(logits: Outputs) -> None:
     found = parity.compare(logits, goldens(logits), EXACT)
     assert (found.ok, found.max_abs, found.flips, found.sentence) == (True, 0, (), "")
 
@@ -103,7 +107,7 @@ def test_the_limit_is_atol_and_rtol_times_eager_and_belongs_to_the_same(
 
 
 @given(finite, finite, st.floats(0, 10), st.floats(0, 1))
-def test_the_verdict_is_the_formula_of_the_design(a: Logits, b: Logits, atol: float, rtol: float) -> None:
+def test_the_verdict_is_the_formula_of_the_design(a: Outputs, b: Outputs, atol: float, rtol: float) -> None:
     found = parity.compare(a, goldens(b), Tolerance(atol, rtol, 0, "a test"))
     pairs = [(float(x), float(y)) for x, y in zip(a.flat, b.flat, strict=True)]
     assert found.max_abs == max(abs(x - y) for x, y in pairs)
@@ -147,17 +151,17 @@ def test_there_is_no_error_ratio_where_eager_makes_no_error() -> None:
 
 def test_pixels_are_the_same_only_bit_by_bit() -> None:
     reference = goldens()
-    assert parity.compare_pixels(reference.pixels.copy(), reference).ok
-    other = reference.pixels.copy()
+    assert parity.compare_inputs(reference.inputs.copy(), reference, [CPU] * 3).ok
+    other = reference.inputs.copy()
     other[1, 0, 0, 0] = 255
     other[2, 1, 1, 0] += 1
-    found = parity.compare_pixels(other, reference)
+    found = parity.compare_inputs(other, reference, [CPU] * 3)
     assert (found.ok, found.max_abs, found.compared) == (False, 251, 3)
     assert found.sentence == "2 inputs decode to other pixels, first b."
 
 
 def test_pixels_of_another_shape_are_different() -> None:
-    found = parity.compare_pixels(goldens().pixels[..., 0], goldens())
+    found = parity.compare_inputs(goldens().inputs[..., 0], goldens(), [CPU] * 3)
     assert not found.ok
     assert found.sentence == "It is uint8 [3, 2, 2]; eager gives uint8 [3, 2, 2, 1]."
 
@@ -181,14 +185,14 @@ def test_artifacts_are_compared_at_1_2_3_7_and_the_maximum_and_never_above_it(ma
 def test_goldens_are_run_in_batches_and_answered_in_order(size: int) -> None:
     seen = []
 
-    def run(batch: Pixels) -> Logits:
+    def run(batch: Pixels) -> Outputs:
         seen.append(len(batch))
-        logits: Logits = batch[:, :, 0, 0].astype(np.float32)
+        logits: Outputs = batch[:, :, 0, 0].astype(np.float32)
         return logits
 
     reference = goldens()
     found = parity.run_goldens(run, reference, size)
-    assert (found == reference.pixels[:, :, 0, 0]).all()
+    assert (found == reference.inputs[:, :, 0, 0]).all()
     assert sum(seen) == 3
     assert max(seen) == min(size, 3)
 
@@ -306,13 +310,15 @@ def test_each_answer_has_the_slack_of_what_decoded_its_input() -> None:
     assert found.sentence.startswith("1 of 3 differ, worst b")
 
 
-def test_only_what_another_decoder_gave_may_be_some_steps_off() -> None:
+def test_only_what_another_decoder_gave_may_be_some_steps_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"model": "letters", "decoder": f"off by {steps}", "pixels": steps} for steps in (1, 2)]
+    monkeypatch.setattr(tomllib, "loads", lambda _: {"decoding": rows})
     reference = goldens()
-    other = reference.pixels.copy()
+    other = reference.inputs.copy()
     other[1, 0, 0] += 2
-    assert parity.compare_pixels(other, reference, [0, 2, 0]).ok
-    assert not parity.compare_pixels(other, reference, [0, 1, 0]).ok
-    assert not parity.compare_pixels(other, reference, [2, 0, 2]).ok
+    assert parity.compare_inputs(other, reference, [CPU, "off by 2", CPU]).ok
+    assert not parity.compare_inputs(other, reference, [CPU, "off by 1", CPU]).ok
+    assert not parity.compare_inputs(other, reference, ["off by 2", CPU, "off by 2"]).ok
 
 
 def test_a_picture_that_is_scaled_up_has_a_limit_of_its_own() -> None:
@@ -321,14 +327,14 @@ def test_a_picture_that_is_scaled_up_has_a_limit_of_its_own() -> None:
         Image.new("RGB", (width, height)).save(stream, "PNG")
         return stream.getvalue()
 
-    requests, pixels = (picture(8, 4), picture(3, 8), picture(3, 3)), np.zeros((3, 4, 4, 3), np.uint8)
-    row, asked = parity.decoding("photos", "nvjpeg"), replace(goldens(), requests=requests, pixels=pixels)
-    assert parity.steps("photos", asked, ["nvjpeg", "nvjpeg", "cpu"]) == [row.pixels, row.enlarged, 0]
+    requests, spec = (picture(8, 4), picture(3, 8), picture(3, 3)), ImageInput(height=4, width=4, channels=3)
+    row, cpu = parity.decoding("photos", "nvjpeg"), parity.decoding("photos", "cpu")
+    assert spec.allowed_steps(requests, [row, row, cpu]) == [row["pixels"], row["enlarged"], 0]
 
 
 def test_a_decoder_has_a_row_for_each_model_that_it_was_measured_on() -> None:
-    assert parity.decoding("digits", "cpu") == parity.Decoding(0, 0, 0)
-    assert parity.slack("photos", ["cpu", "nvjpeg"]).tolist() == [0, parity.decoding("photos", "nvjpeg").atol]
+    assert parity.decoding("digits", "cpu") == {"atol": 0}
+    assert parity.slack("photos", ["cpu", "nvjpeg"]).tolist() == [0, parity.decoding("photos", "nvjpeg")["atol"]]
     with pytest.raises(ValueError, match="no row for decoding by nvjpeg that is about digits"):
         parity.slack("digits", ["nvjpeg"])
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import ExifTags, Image
 from scipy.io import savemat  # type: ignore[import-untyped]
 
-from inference.inputs.image.decode import decode
 from inference.tools.files import sha256
 from models import photos
 from models.data import dogs, photo_files, synthetic
+from tests.contracts import decode, labels_of
 from training.__main__ import check_readable, sizes
 
 
@@ -108,7 +108,7 @@ def test_a_folder_is_a_source_by_its_path(tmp_path: Path) -> None:
     assert photos.data(data.source, tmp_path / "data").fingerprint == data.fingerprint
     assert data.train.images.shape == (14, 256, 256, 3)
     assert data.held_out.images.shape == (4, 224, 224, 3)
-    assert data.train.names == photos.contract(data.train, "resnet18").labels == ("cat", "dog")
+    assert data.train.names == labels_of(photos.contract(data.train, "resnet18")) == ("cat", "dog")
 
 
 def test_every_held_out_image_is_its_file_as_the_server_decodes_it(pictures: Path, tmp_path: Path) -> None:

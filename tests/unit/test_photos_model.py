@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from inference import weights
 from inference.contract import Contract
+from inference.inputs.image import ImageInput
 from models import Model, Split, make_network, photos
 from training.loop import last_layer
 
@@ -27,6 +28,11 @@ def contract(arch: str = "resnet18") -> Contract:
     return photos.contract(Split(images(2).numpy(), np.zeros(2, np.int64), ("cat", "cow", "dog")), arch)
 
 
+def spec_of(made: Contract) -> ImageInput:
+    assert isinstance(made.input, ImageInput)
+    return made.input
+
+
 def test_photos_offers_what_a_model_does() -> None:
     model: Model = photos  # type checkers hold the file to it
     assert next(iter(model.RECIPES)) == "synthetic"
@@ -34,10 +40,10 @@ def test_photos_offers_what_a_model_does() -> None:
 
 def test_mean_and_std_are_those_of_the_training_pixels_or_imagenets() -> None:
     split = Split(images(3).numpy(), np.zeros(3, np.int64), ("cat", "dog"))
-    made = photos.contract(split, "resnet18")
+    made = spec_of(photos.contract(split, "resnet18"))
     assert made.mean == pytest.approx(split.images.mean(axis=(0, 1, 2)) / 255, abs=5e-5)  # rounded to 4 digits
     assert made.std == pytest.approx(split.images.std(axis=(0, 1, 2)) / 255, abs=5e-5)
-    tuned = photos.contract(split, "resnet18", pretrained=True)
+    tuned = spec_of(photos.contract(split, "resnet18", pretrained=True))
     assert tuned.mean == tuple(torchvision.models.ResNet18_Weights.DEFAULT.transforms().mean)
     assert tuned.std == tuple(torchvision.models.ResNet18_Weights.DEFAULT.transforms().std)
 
@@ -45,9 +51,9 @@ def test_mean_and_std_are_those_of_the_training_pixels_or_imagenets() -> None:
 def test_the_network_takes_raw_pixels_and_normalises_them_itself() -> None:
     torch.manual_seed(0)
     made = contract()
-    network = photos.network(made).eval()
+    network, spec = photos.network(made).eval(), spec_of(made)
     raw = images(2, 224, 224)
-    plain = reference.normalize(reference.to_dtype(raw.permute(0, 3, 1, 2), scale=True), [*made.mean], [*made.std])
+    plain = reference.normalize(reference.to_dtype(raw.permute(0, 3, 1, 2), scale=True), [*spec.mean], [*spec.std])
     expected = network.get_submodule("backbone")(plain)
     torch.testing.assert_close(network(raw), expected, atol=1e-4, rtol=0)  # float32 rounding of 18 layers
     assert expected.shape == (2, 3)

@@ -17,34 +17,31 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from inference import cuda_graph as on_cuda
 from inference import runtime, weights
-from inference.base import BadInput, Decoded, OutOfMemory, Pixels, out_of_memory
+from inference.base import BadInput, OutOfMemory, out_of_memory
 from inference.bundle import Bundle
-from inference.contract import Contract, ImageInput
+from inference.contract import Contract
 from inference.goldens import Goldens
-from inference.inputs.image.decoders import CPU, decoder_named
+from inference.inputs import CPU, Decoded
+from inference.inputs.image import ImageInput, Pixels
 from inference.messages import Answer, Request
+from inference.outputs import Outputs
 from inference.predictor import Predictor
 from inference.protocol import ATTESTED, JSON, NPY, RETRY_AFTER
-from inference.runtime import CannotRun, Loaded, Logits, joined
+from inference.runtime import CannotRun, Loaded, joined
 from inference.runtimes import onnx as onnx_runtime
-from inference.torch_graph import runner
+from inference.torch_graph import check_outputs, recorded_sizes, runner
 from models import digits
+from tests.contracts import classifier
 
-CONTRACT = Contract(
-    model="letters",
-    input=ImageInput(height=8, width=8, channels=1),
-    mean=(0.5,),
-    std=(0.5,),
-    labels=("a", "b", "c", "d", "e", "f", "ü"),
-    max_batch=4,
-)
+SPEC = ImageInput(height=8, width=8, channels=1)
+LABELS = ("a", "b", "c", "d", "e", "f", "ü")
+CONTRACT = classifier("letters", SPEC, LABELS, (0.5,), (0.5,), max_batch=4)
 ATTESTATION = {field: f"the {field}" for field in ATTESTED if field != "batch_size"} | {
     "runtime": "eager",
     "decoder": CPU,
 }
-DECODER = decoder_named(CPU, CONTRACT.input, "cpu")
+DECODER = CONTRACT.input.decoder(CPU, "cpu")
 
 
 class First7:
@@ -53,7 +50,7 @@ class First7:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def __call__(self, batch: Pixels) -> Logits:
+    def __call__(self, batch: Pixels) -> Outputs:
         self.sizes.append(len(batch))
         return batch.reshape(len(batch), -1)[:, :7].astype(np.float32)
 
@@ -104,9 +101,9 @@ def strict(answer: Answer) -> Any:
     return json.loads(answer.body, parse_constant=refuse)
 
 
-def logits(answer: Answer) -> Logits:
+def logits(answer: Answer) -> Outputs:
     assert (answer.status, answer.content_type) == (200, NPY)
-    found: Logits = np.load(BytesIO(answer.body), allow_pickle=False)
+    found: Outputs = np.load(BytesIO(answer.body), allow_pickle=False)
     return found
 
 
@@ -125,12 +122,12 @@ def test_one_bad_request_gets_a_sentence_and_its_batch_mates_their_answers(predi
     requests = [
         Request(png(9)),
         Request(b""),
-        Request(png(0, 9), accept=NPY),
+        Request(png(0, 9), {"accept": NPY}),
         Request(b"text"),
-        Request(png(0, 0, 9), top_k="8"),
+        Request(png(0, 0, 9), {"x-top-k": "8"}),
         Request(b"", describe=True),
-        Request(npy(np.stack([pixels(0, 0, 0, 9), pixels(5)])), content_type=NPY),
-        Request(png(1), accept="text/html"),
+        Request(npy(np.stack([pixels(0, 0, 0, 9), pixels(5)])), {"content-type": NPY}),
+        Request(png(1), {"accept": "text/html"}),
         Request(png(1), others=("size",)),
     ]
     answers = predictor.answer(requests)
@@ -162,7 +159,7 @@ def test_bad_requests_alone_run_nothing(predictor: Predictor, graph: First7) -> 
 def test_answers_keep_the_order_of_the_requests_in_any_batch(order: list[int]) -> None:
     bodies = [png(*[0] * index, 200) for index in range(7)]
     answers = predicting(First7()).answer([Request(bodies[index]) for index in order])
-    assert [strict(answer)["label"] for answer in answers] == [CONTRACT.labels[index] for index in order]
+    assert [strict(answer)["label"] for answer in answers] == [LABELS[index] for index in order]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +180,7 @@ def test_the_largest_batch_that_a_requests_rows_ran_in_is_attested(
     predictor: Predictor, graph: First7, rows: list[int], ran: list[int], attested: list[str]
 ) -> None:
     bodies = [npy(np.stack([pixels(index)] * count)) for index, count in enumerate(rows)]
-    answers = predictor.answer([Request(body, content_type=NPY) for body in bodies])
+    answers = predictor.answer([Request(body, {"content-type": NPY}) for body in bodies])
     assert graph.sizes == ran
     assert [answer.headers["X-Batch-Size"] for answer in answers] == attested
 
@@ -203,29 +200,29 @@ def test_every_answer_attests_what_computed_it(predictor: Predictor) -> None:
 @pytest.mark.parametrize("count", [1, 2, 4, 11])
 def test_an_array_is_answered_at_once_and_in_order(predictor: Predictor, count: int) -> None:
     rows = np.stack([pixels(index, 5, 3) for index in range(count)])
-    [answer] = predictor.answer([Request(npy(rows), content_type="Application/X-NPY; a=b", accept=NPY)])
+    [answer] = predictor.answer([Request(npy(rows), {"content-type": "Application/X-NPY; a=b", "accept": NPY})])
     assert logits(answer).tolist() == [[index, 5, 3, 0, 0, 0, 0] for index in range(count)]
-    [answer] = predictor.answer([Request(npy(rows), content_type=NPY)])
+    [answer] = predictor.answer([Request(npy(rows), {"content-type": NPY})])
     predictions = strict(answer)["predictions"]
     assert [one["label"] for one in predictions] == ["b" if index < 5 else "a" for index in range(count)]
 
 
 def test_what_is_read_as_an_image_is_answered_as_one(predictor: Predictor) -> None:
-    [answer] = predictor.answer([Request(png(9), content_type=f"image/png; not={NPY}")])
+    [answer] = predictor.answer([Request(png(9), {"content-type": f"image/png; not={NPY}"})])
     assert strict(answer)["label"] == "a"
 
 
 def test_an_array_is_never_unpickled(predictor: Predictor) -> None:
     stream = BytesIO()
     np.save(stream, np.array([{}]), allow_pickle=True)
-    [answer] = predictor.answer([Request(stream.getvalue(), content_type=NPY)])
+    [answer] = predictor.answer([Request(stream.getvalue(), {"content-type": NPY})])
     assert answer.status == 400
     assert "dtype object" in strict(answer)["message"]
 
 
 @pytest.mark.parametrize(("sent", "given_back"), [("", 5), ("1", 1), ("5", 5), ("7", 7), ("007", 7)])
 def test_top_k_is_how_many_labels_are_named(predictor: Predictor, sent: str, given_back: int) -> None:
-    [answer] = predictor.answer([Request(png(3, 2, 1), top_k=sent)])
+    [answer] = predictor.answer([Request(png(3, 2, 1), {"x-top-k": sent})])
     assert len(strict(answer)["top"]) == given_back
 
 
@@ -233,7 +230,7 @@ def test_top_k_is_how_many_labels_are_named(predictor: Predictor, sent: str, giv
     "sent", ["0", "8", "-1", "1.5", "all", "1e0", " 3", "3 ", "²", "٣", "0x3", "9" * 5000, "None", "1,2"]
 )
 def test_a_top_k_that_is_no_number_of_labels_is_refused_with_the_range(predictor: Predictor, sent: str) -> None:
-    [answer] = predictor.answer([Request(png(1), top_k=sent)])
+    [answer] = predictor.answer([Request(png(1), {"x-top-k": sent})])
     assert answer.status == 400
     assert strict(answer)["message"].endswith("Send a whole number from 1 to 7.")
     assert len(answer.body) < 300
@@ -256,33 +253,33 @@ def test_a_top_k_that_is_no_number_of_labels_is_refused_with_the_range(predictor
 def test_accept_chooses_between_json_and_the_lossless_logits(
     predictor: Predictor, accept: str, content_type: str
 ) -> None:
-    [answer] = predictor.answer([Request(png(1), accept=accept)])
+    [answer] = predictor.answer([Request(png(1), {"accept": accept})])
     assert (answer.status, answer.content_type) == (200, content_type)
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/*", "application/xml", "application/x-npy2", "json"])
 def test_an_accept_that_nothing_fits_is_refused_with_what_there_is(predictor: Predictor, accept: str) -> None:
-    [answer] = predictor.answer([Request(png(1), accept=accept)])
+    [answer] = predictor.answer([Request(png(1), {"accept": accept})])
     assert answer.status == 400
     assert strict(answer)["message"] == f"Accept is {accept!r}. Ask for application/json or application/x-npy."
 
 
 @given(arrays.arrays(np.float32, 7, elements=st.floats(width=32)))
-def test_the_logits_are_answered_to_the_bit_whatever_they_are(row: Logits) -> None:
-    [answer] = always(row).answer([Request(png(1), accept=NPY)])
+def test_the_logits_are_answered_to_the_bit_whatever_they_are(row: Outputs) -> None:
+    [answer] = always(row).answer([Request(png(1), {"accept": NPY})])
     assert logits(answer).tobytes() == row.tobytes()
     assert logits(answer).dtype == np.float32
 
 
 @given(arrays.arrays(np.float32, 7, elements=st.floats(allow_nan=False, allow_infinity=False, width=32)))
-def test_scores_are_a_distribution_in_falling_order_for_any_finite_logits(row: Logits) -> None:
-    [answer] = always(row).answer([Request(png(1), top_k="7")])
+def test_scores_are_a_distribution_in_falling_order_for_any_finite_logits(row: Outputs) -> None:
+    [answer] = always(row).answer([Request(png(1), {"x-top-k": "7"})])
     scores = [entry["score"] for entry in strict(answer)["top"]]
     assert abs(sum(scores) - 1) < 1e-12  # seven roundings in float64
     assert scores == sorted(scores, reverse=True)
     assert min(scores) >= 0
-    assert sorted(entry["label"] for entry in strict(answer)["top"]) == sorted(CONTRACT.labels)
-    assert strict(answer)["label"] == CONTRACT.labels[int(row.argmax())]
+    assert sorted(entry["label"] for entry in strict(answer)["top"]) == sorted(LABELS)
+    assert strict(answer)["label"] == LABELS[int(row.argmax())]
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=3), st.integers(1, 7), st.booleans()), max_size=9))
@@ -291,9 +288,7 @@ def test_company_changes_no_byte_of_an_answer(asked: list[tuple[list[int], int, 
     requests = [
         Request(
             npy(np.stack([pixels(7, 5, first) for first in (3, *more)])),
-            content_type=NPY,
-            accept=NPY if lossless else "",
-            top_k=str(top_k),
+            {"content-type": NPY, "accept": NPY if lossless else "", "x-top-k": str(top_k)},
         )
         for more, top_k, lossless in asked
     ]
@@ -305,7 +300,7 @@ def test_company_changes_no_byte_of_an_answer(asked: list[tuple[list[int], int, 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_a_500_as_json_and_can_be_seen_as_npy(value: float) -> None:
     row = [1, 2, value, 0, 0, 0, 0]
-    as_json, as_npy = always(row).answer([Request(png(1)), Request(png(1), accept=NPY)])
+    as_json, as_npy = always(row).answer([Request(png(1)), Request(png(1), {"accept": NPY})])
     assert as_json.status == 500
     assert strict(as_json)["type"] == "NotFinite"
     assert "Ask for npy" in strict(as_json)["message"]
@@ -313,7 +308,7 @@ def test_a_value_that_is_not_finite_is_a_500_as_json_and_can_be_seen_as_npy(valu
 
 
 def test_a_value_that_is_not_finite_fails_only_the_request_that_it_belongs_to() -> None:
-    def run(batch: Pixels) -> Logits:
+    def run(batch: Pixels) -> Outputs:
         found = First7()(batch)
         found[found == 66] = np.nan
         return found
@@ -334,14 +329,14 @@ def test_a_graph_that_gives_another_precision_is_an_error() -> None:
         predicting(lambda batch: np.zeros((len(batch), 7))).answer([Request(png(1))])
 
 
-def full_gpu(batch: Pixels) -> Logits:
+def full_gpu(batch: Pixels) -> Outputs:
     """As torch fails on a GPU whose memory is full; there is none here, so what raises it is not real."""
     with out_of_memory():
         raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(batch)}.00 GiB.")
 
 
 def test_too_much_for_the_gpus_memory_is_a_503_worth_asking_again_and_bad_input_stays_a_400() -> None:
-    sent = [Request(png(1)), Request(b"text"), Request(png(2), accept=NPY), Request(b"", describe=True)]
+    sent = [Request(png(1)), Request(b"text"), Request(png(2), {"accept": NPY}), Request(b"", describe=True)]
     answers = predicting(full_gpu).answer(sent)
     assert [answer.status for answer in answers] == [503, 400, 503, 200]
     for answer in (answers[0], answers[2]):
@@ -367,7 +362,7 @@ def test_each_answer_attests_what_decoded_its_input_and_a_bad_one_does_not_shift
     predictor = decoded_by(
         Decoded(images[0], "nvjpeg"), BadInput("It is damaged."), Decoded(images[1]), Decoded(images[2], "nvjpeg")
     )
-    answers = predictor.answer([Request(b"", accept=NPY)] * 4)
+    answers = predictor.answer([Request(b"", {"accept": NPY})] * 4)
     assert [answer.status for answer in answers] == [200, 400, 200, 200]
     right = [answers[0], answers[2], answers[3]]
     assert [answer.headers["X-Decoder"] for answer in right] == ["nvjpeg", "cpu", "nvjpeg"]
@@ -395,7 +390,7 @@ def test_a_gpu_that_decodes_no_golden_is_not_taken_for_one_that_does(graph: Firs
     asked = Predictor(
         Loaded(graph, CONTRACT, "w" * 64, "a test", "cpu"), {**ATTESTATION, "decoder": "nvjpeg-or-cpu"}, DECODER
     )
-    with pytest.raises(RuntimeError, match=r"asks for nvJPEG, and it decoded no golden\."):
+    with pytest.raises(RuntimeError, match=r"asks for the decoder nvjpeg-or-cpu, and it decoded no golden\."):
         asked.check(goldens())
 
 
@@ -403,14 +398,14 @@ def test_a_gpu_that_decodes_no_golden_is_not_taken_for_one_that_does(graph: Firs
     ("largest", "sizes"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (32, [1, 2, 4, 8, 16, 32]), (5, [1, 2, 4, 5])]
 )
 def test_graphs_are_recorded_for_powers_of_two_up_to_the_largest_batch(largest: int, sizes: list[int]) -> None:
-    assert on_cuda.sizes(largest) == sizes
+    assert recorded_sizes(largest) == sizes
 
 
 @pytest.mark.parametrize("logits", [torch.zeros(2, 7, dtype=torch.bfloat16), torch.zeros(2, 1), torch.zeros(1, 7)])
 def test_a_recorded_graph_that_breaks_the_contract_is_an_error(logits: torch.Tensor) -> None:
-    on_cuda.check(torch.zeros(2, 7), 2, CONTRACT)
+    check_outputs(torch.zeros(2, 7), 2, CONTRACT)
     with pytest.raises(CannotRun, match=r"the contract says torch\.float32 \(2, 7\)\."):
-        on_cuda.check(logits, 2, CONTRACT)
+        check_outputs(logits, 2, CONTRACT)
 
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_it() -> None:
@@ -444,9 +439,9 @@ def expanding(copies: int) -> onnxruntime.InferenceSession:
 def test_onnx_runtimes_own_words_for_full_memory_are_known() -> None:
     """Really: no machine has 64 TiB. Its allocator says the same of every device."""
     batch = np.zeros((1, 8, 8, 1), np.uint8)
-    onnx_runtime.runner(expanding(2))(batch)
+    onnx_runtime.runner(expanding(2), CONTRACT)(batch)
     with pytest.raises(OutOfMemory, match="Failed to allocate memory for requested buffer of size"):
-        onnx_runtime.runner(expanding(1 << 38))(batch)
+        onnx_runtime.runner(expanding(1 << 38), CONTRACT)(batch)
 
 
 def test_the_description_holds_the_attestation_and_the_whole_contract(predictor: Predictor) -> None:
@@ -466,11 +461,11 @@ def goldens(**change: Any) -> Goldens:
     rows = np.stack([pixels(index, 7) for index in range(9)])
     right = Goldens(
         weights="w" * 64,
-        contract=CONTRACT.digest,
+        contract=CONTRACT,
         names=tuple(f"golden {index}" for index in range(9)),
         requests=bodies,
-        pixels=rows,
-        logits=First7()(rows),
+        inputs=rows,
+        outputs=First7()(rows),
         oracle=First7()(rows).astype(np.float64),
     )
     return replace(right, **change)
@@ -482,12 +477,12 @@ def test_goldens_that_are_answered_right_pass(predictor: Predictor, graph: First
 
 
 def test_goldens_answered_wrong_are_refused_with_the_worst_of_them(predictor: Predictor) -> None:
-    other = goldens().logits.copy()
+    other = goldens().outputs.copy()
     other[6, 1] += 0.001
     with pytest.raises(
         RuntimeError, match=r"answered wrongly: 1 of 9 differ, worst golden 6, logit 1: 7, eager 7\.001"
     ):
-        predictor.check(goldens(logits=other))
+        predictor.check(goldens(outputs=other))
 
 
 def test_goldens_of_other_weights_are_refused_even_where_their_answers_agree(predictor: Predictor) -> None:
@@ -509,7 +504,7 @@ def test_a_runtime_without_a_tolerance_is_not_checked_with_a_guess(graph: First7
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """What an eager archive holds, of an untrained network."""
-    contract = Contract(model="digits", input=digits.INPUT, mean=(0.3,), std=(0.4,), labels=digits.LABELS)
+    contract = classifier("digits", digits.INPUT, digits.LABELS, (0.3,), (0.4,))
     torch.manual_seed(0)
     weights.write(tmp_path / "model.safetensors", digits.network(contract), contract)
     (tmp_path / "contract.json").write_text(contract.to_json())
@@ -552,7 +547,8 @@ def test_beside_a_gpu_one_thread_is_enough(device: str, threads: int, monkeypatc
 
 
 def test_an_artifact_with_another_contract_than_the_archives_is_not_loaded(archive: Path) -> None:
-    other = Contract.read(archive / "contract.json").model_copy(update={"mean": (0.31,)})
+    contract = Contract.read(archive / "contract.json")
+    other = contract.model_copy(update={"inputs": (contract.input.model_copy(update={"mean": (0.31,)}),)})
     (archive / "contract.json").write_text(other.to_json())
     with pytest.raises(RuntimeError, match=r"model\.safetensors and contract\.json hold different contracts"):
         BUNDLE.load(archive, "cpu", 1)

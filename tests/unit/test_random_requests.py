@@ -5,10 +5,10 @@ import pytest
 
 from benchmarks.random_requests import FORMS, KINDS, LONGEST, RandomRequests
 from client.payloads import payload
-from inference.contract import ImageInput
-from inference.inputs.image.decode import decode
+from inference.inputs.image import ImageInput
 from models.digits import INPUT as DIGITS
 from models.photos import INPUT as PHOTOS
+from tests.contracts import decode
 
 
 def requests(spec: ImageInput, seed: int = 0) -> RandomRequests:

@@ -13,7 +13,9 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 
 from inference.contract import Contract
+from inference.inputs.image import ImageInput
 from models import Data, Model, Recipe, Split, digits, model_module, zoo
+from tests.contracts import labels_of
 
 NOWHERE = Path("no folder")
 BUNDLED = "64b4dec87914819dd8088567dcb5c4f83c15785fc92924efd890826f7ad5dd24"
@@ -27,6 +29,12 @@ def data() -> Data:
 @pytest.fixture(scope="module")
 def contract(data: Data) -> Contract:
     return digits.contract(data.train)
+
+
+@pytest.fixture(scope="module")
+def spec(contract: Contract) -> ImageInput:
+    assert isinstance(contract.input, ImageInput)
+    return contract.input
 
 
 @pytest.fixture
@@ -75,21 +83,22 @@ def test_a_learning_rate_is_a_number_above_0(rate: float) -> None:
         Recipe(epochs=1, batch_size=1, learning_rate=rate)
 
 
-def test_the_network_takes_raw_pixels_and_normalises_them_itself(network: torch.nn.Module, contract: Contract) -> None:
+def test_the_network_takes_raw_pixels_and_normalises_them_itself(network: torch.nn.Module, spec: ImageInput) -> None:
     raw = images(3)
     net = network.get_submodule
-    scaled = (raw[..., 0].float() / 255 - contract.mean[0]) / contract.std[0]
+    scaled = (raw[..., 0].float() / 255 - spec.mean[0]) / spec.std[0]
     x = F.max_pool2d(net("conv1")(scaled[:, None]).relu(), 2)
     x = F.max_pool2d(net("conv2")(x).relu(), 2)
     expected = net("head")(net("hidden")(x.flatten(1)).relu())
     torch.testing.assert_close(network(raw), expected, atol=1e-5, rtol=0)  # float32 rounding; logits are about 0.1
 
 
-def test_mean_and_std_come_from_the_contract_and_not_from_the_weights(contract: Contract) -> None:
+def test_mean_and_std_come_from_the_contract_and_not_from_the_weights(contract: Contract, spec: ImageInput) -> None:
     torch.manual_seed(0)
     network = digits.network(contract)
     assert not {"mean", "std"} & set(network.state_dict())
-    other = digits.network(contract.model_copy(update={"mean": (0.9,)})).eval()
+    moved = spec.model_copy(update={"mean": (0.9,)})
+    other = digits.network(contract.model_copy(update={"inputs": (moved,)})).eval()
     other.load_state_dict(network.state_dict())
     assert not torch.allclose(network.eval()(images(2)), other(images(2)))
 
@@ -166,11 +175,13 @@ def test_images_are_uint8_from_black_to_white(data: Data) -> None:
         assert (split.images.min(), split.images.max()) == (0, 255)
 
 
-def test_the_contract_holds_mean_and_std_of_the_training_split(data: Data, contract: Contract) -> None:
+def test_the_contract_holds_mean_and_std_of_the_training_split(
+    data: Data, contract: Contract, spec: ImageInput
+) -> None:
     pixels = data.train.images / 255
-    assert contract.mean[0] == pytest.approx(pixels.mean(), abs=5e-5)  # four decimals
-    assert contract.std[0] == pytest.approx(pixels.std(), abs=5e-5)
-    assert contract.labels == tuple("0123456789")
+    assert spec.mean[0] == pytest.approx(pixels.mean(), abs=5e-5)  # four decimals
+    assert spec.std[0] == pytest.approx(pixels.std(), abs=5e-5)
+    assert labels_of(contract) == tuple("0123456789")
 
 
 def write_idx(path: Path, array: NDArray[np.uint8]) -> None:

@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from inference import weights
-from inference.contract import Contract
 from models import digits, make_network
+from tests.contracts import classifier
 
-CONTRACT = Contract(model="digits", input=digits.INPUT, mean=(0.3,), std=(0.4,), labels=digits.LABELS)
+CONTRACT = classifier("digits", digits.INPUT, digits.LABELS, (0.3,), (0.4,))
 
 
 @pytest.fixture

@@ -1,8 +1,4 @@
-"""Raw bytes → the uint8 array that the graph takes.
-
-The training data, the server and the verifier all come through here, so what is served is what was trained on. The one
-exception has to be asked for, and is attested: `inference/inputs/image/nvjpeg.py`.
-"""
+"""The file of an image → its pixels, upright, and as large as the graph takes them."""
 
 import re
 import struct
@@ -16,9 +12,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from inference.base import BadInput, Pixels
-from inference.contract import ImageInput
-from inference.npy import decode_npy, is_npy
+from inference.base import BadInput
+from inference.inputs.image.spec import ImageSpec, Pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 JPEG_START = b"\xff\xd8\xff"
@@ -42,19 +37,7 @@ UPRIGHT: dict[int, tuple[tuple[int, ...], bool]] = {
 }
 
 
-def decode(body: bytes, spec: ImageInput, content_type: str = "") -> Pixels:
-    """The body of a request → uint8 [N, height, width, channels]: N = 1 for an image, the array's own N for npy.
-
-    A body is read as npy when `content_type` says so, and as an image otherwise. Raises BadInput.
-    """
-    if not body:
-        raise BadInput("The body is empty. Send the bytes of a PNG, JPEG or WebP image.")
-    if is_npy(content_type):
-        return decode_npy(body, spec)
-    return fit(read_image(body, spec), spec)[None]
-
-
-def read_image(body: bytes, spec: ImageInput) -> Pixels:
+def read_image(body: bytes, spec: ImageSpec) -> Pixels:
     """An image → uint8 [h, w, spec.channels], upright, its size checked before its pixels are decoded.
 
     Raises BadInput.
@@ -68,7 +51,7 @@ def read_image(body: bytes, spec: ImageInput) -> Pixels:
 
 
 @contextmanager
-def explained(body: bytes, spec: ImageInput) -> Iterator[None]:
+def explained(body: bytes, spec: ImageSpec) -> Iterator[None]:
     """What Pillow raises for an image becomes BadInput. It also warns, of the damaged EXIF that it leaves out."""
     try:
         with warnings.catch_warnings():
@@ -86,7 +69,7 @@ def explained(body: bytes, spec: ImageInput) -> Iterator[None]:
         raise BadInput(f"The image is damaged or incomplete ({error}). Send the whole file.") from None
 
 
-def open_image(body: bytes, spec: ImageInput) -> ImageFile:
+def open_image(body: bytes, spec: ImageSpec) -> ImageFile:
     """Its header is read and its size checked; no pixel is decoded."""
     image = Image.open(BytesIO(body), formats=FORMATS)
     _check_size(image, spec)
@@ -145,7 +128,7 @@ def _load(image: ImageFile) -> Image.Image:
     return image
 
 
-def _check_size(image: ImageFile, spec: ImageInput) -> None:
+def _check_size(image: ImageFile, spec: ImageSpec) -> None:
     width, height = image.size
     size = f"The image is {width:,} × {height:,} pixels"
     if min(width, height) < spec.min_side:
@@ -156,8 +139,8 @@ def _check_size(image: ImageFile, spec: ImageInput) -> None:
         raise BadInput("The image is animated. Send one frame.")
 
 
-def from_image(image: Image.Image, spec: ImageInput) -> Pixels:
-    """An upright image of any mode and size → uint8 [height, width, channels], as `ImageInput` describes.
+def from_image(image: Image.Image, spec: ImageSpec) -> Pixels:
+    """An upright image of any mode and size → uint8 [height, width, channels], as `ImageSpec` describes.
 
     Raises BadInput for an image so narrow that nothing of it would be left.
     """
@@ -190,12 +173,12 @@ def _with_channels(image: Image.Image | Pixels, channels: int) -> Pixels:
     return np.asarray(plain, dtype=np.uint8).reshape(*plain.size[::-1], channels)
 
 
-def fit(pixels: Pixels, spec: ImageInput) -> Pixels:
+def fit(pixels: Pixels, spec: ImageSpec) -> Pixels:
     """uint8 [h, w, channels] → uint8 [height, width, channels]. Raises BadInput for an image that is too narrow."""
     return _crop(pixels, spec) if spec.fit == "crop" else _pad(pixels, spec)
 
 
-def _pad(pixels: Pixels, spec: ImageInput) -> Pixels:
+def _pad(pixels: Pixels, spec: ImageSpec) -> Pixels:
     height, width = pixels.shape[:2]
     if min(height, width) * min(spec.width / width, spec.height / height) <= 0.5:
         raise _too_narrow(height, width)
@@ -204,7 +187,7 @@ def _pad(pixels: Pixels, spec: ImageInput) -> Pixels:
     return np.asarray(fitted, dtype=np.uint8).reshape(spec.shape)
 
 
-def _crop(pixels: Pixels, spec: ImageInput) -> Pixels:
+def _crop(pixels: Pixels, spec: ImageSpec) -> Pixels:
     """The same bits as torchvision's `Resize(short_side, antialias=True)` and `CenterCrop`."""
     import torch  # not at the top: a client decodes nothing
 
@@ -215,7 +198,7 @@ def _crop(pixels: Pixels, spec: ImageInput) -> Pixels:
     return centre.contiguous().numpy()
 
 
-def crop_of(height: int, width: int, spec: ImageInput) -> tuple[list[int], tuple[int, int]]:
+def crop_of(height: int, width: int, spec: ImageSpec) -> tuple[list[int], tuple[int, int]]:
     """The height and width that an upright image is scaled to, and where its centre begins then: top and left.
 
     Raises BadInput for one that is too narrow.

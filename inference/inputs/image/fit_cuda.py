@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.contract import ImageInput
 from inference.inputs.image.decode import crop_of
+from inference.inputs.image.spec import ImageSpec
 
 KEPT_SIDE, KEPT = 1024, 256  # the weights of so many lines are kept, of those that are no longer: 0.9 MB each at most
 MULTIPLE = 8  # matrix products are fast with a multiple of so many columns
@@ -36,7 +36,7 @@ class Line:
     bits: int
 
 
-def fit(images: Sequence[Tensor], spec: ImageInput) -> Tensor:
+def fit(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
     """Each uint8 [3, h, w] of one size → uint8 [N, height, width, 3], as `inputs.fit` with "crop" does it, to the bit.
 
     Like torch's own antialiased scaling, it goes along the rows first and rounds to bytes in between.

@@ -6,8 +6,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from inference.base import Pixels
-from inference.contract import ImageInput
+from inference.inputs.image.spec import ImageSpec, Pixels
 
 Size = tuple[int, int]  # width and height
 
@@ -15,23 +14,21 @@ Size = tuple[int, int]  # width and height
 SIZES: tuple[Size, ...] = ((8, 8), (28, 28), (20, 31), (64, 48), (57, 160), (300, 200))
 
 
-def make_requests(images: Pixels, spec: ImageInput) -> Iterator[tuple[str, bytes]]:
+def requests(images: Pixels, spec: ImageSpec) -> Iterator[tuple[str, bytes]]:
     """Held-out images uint8 [N, H, W, C] → a name and the bytes of a file, one of another image each.
 
     Inputs that are padded come in each form at each size. Those that are cropped are photographs, which come in few
     forms of each size, since they are large.
     """
-    wanted = _photographs() if spec.fit == "crop" else [(form, size) for size in SIZES for form in FORMS]
+    wanted = [(form, size) for size in SIZES for form in FORMS]
+    if spec.fit == "crop":
+        wanted = [(form, size) for form in PHOTO_FORMS for size in PHOTO_SIZES.get(form, OTHER_PHOTO_SIZES)]
     if len(images) < len(wanted):
         raise ValueError(f"Goldens need {len(wanted)} held-out images, and there are {len(images)}.")
     for image, (form, (width, height)) in zip(images, wanted, strict=False):
         picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
         resized = picture.resize((width, height), Image.Resampling.BICUBIC)
         yield f"{form} {width}x{height}", PHOTO_FORMS[form](resized)
-
-
-def _photographs() -> list[tuple[str, Size]]:
-    return [(form, size) for form in PHOTO_FORMS for size in PHOTO_SIZES.get(form, OTHER_PHOTO_SIZES)]
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -1,6 +1,6 @@
 """The input function for many JPEGs at once on an NVIDIA GPU: nvJPEG decodes, two matrix products scale and crop.
 
-Scaling gives the very bits of `inputs.fit`. Decoding does not: nvJPEG interpolates colour in another way than
+Scaling gives the very bits of `decode.fit`. Decoding does not: nvJPEG interpolates colour in another way than
 libjpeg-turbo, by some steps of 255. So it is a choice of its own, attested with each answer, and has a row of its own
 in `inference/tolerances.toml`.
 """
@@ -18,8 +18,8 @@ import torch
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
-from inference.base import BadInput, Decoded, OutOfMemory
-from inference.contract import ImageInput
+from inference.base import BadInput, OutOfMemory
+from inference.inputs import Decoded
 from inference.inputs.image.decode import (
     START_OF_SCAN,
     UPRIGHT,
@@ -32,6 +32,7 @@ from inference.inputs.image.decode import (
     orientation,
 )
 from inference.inputs.image.fit_cuda import fit
+from inference.inputs.image.spec import ImageSpec
 
 END = b"\xff\xd9"
 STATUS = re.compile(r": (\d+)$")  # nvJPEG's own, at the end of what torchvision says
@@ -43,7 +44,7 @@ RGB = 3  # torchvision's ImageReadMode
 TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 bytes for each
 
 
-def decode_jpegs(bodies: Sequence[bytes], spec: ImageInput, device: str) -> list[Decoded | BadInput | None]:
+def decode_jpegs(bodies: Sequence[bytes], spec: ImageSpec, device: str) -> list[Decoded | BadInput | None]:
     """JPEGs → for each uint8 [1, height, width, 3] on `device`, or what is wrong with it.
 
     None for what is not for nvJPEG: other formats, other colours than grey and YCbCr, a size that is told twice. Raises
@@ -77,7 +78,7 @@ class _Jpeg:
     orientation: int
 
 
-def _examine(body: bytes, spec: ImageInput) -> _Jpeg | BadInput | None:
+def _examine(body: bytes, spec: ImageSpec) -> _Jpeg | BadInput | None:
     """What is wrong with an image; None where it is not for nvJPEG."""
     try:
         with explained(body, spec):
@@ -168,7 +169,7 @@ def _turn(image: Tensor, orientation: int) -> Tensor:
     return turned.mT if swapped else turned
 
 
-def _fit_all(images: dict[int, Tensor], spec: ImageInput) -> dict[int, Tensor]:
+def _fit_all(images: dict[int, Tensor], spec: ImageSpec) -> dict[int, Tensor]:
     """Those of one size together."""
     sizes: dict[torch.Size, list[int]] = {}
     for index, image in images.items():
