@@ -102,7 +102,7 @@ class Source(Protocol):
 
 
 class Runtime(Protocol):
-    """What a file in `export/runtimes` offers."""
+    """What a file in `inference/runtimes` offers."""
 
     ARTIFACT: str
     PRECISION: str

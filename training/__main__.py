@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def command(
-    model: Annotated[str, typer.Argument(help="The model to train, a file of training/models.")],
+    model: Annotated[str, typer.Argument(help="The model to train, a file of models/.")],
     data: Annotated[str | None, typer.Option(help="A data source or a folder; by default the model's first.")] = None,
     data_dir: Annotated[Path, typer.Option(help="Folder for downloaded and decoded data.")] = Path("data"),
     arch: Annotated[str | None, typer.Option(help="The network, where a model has several.")] = None,
