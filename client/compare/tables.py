@@ -48,15 +48,11 @@ def tables(rows: list[Row]) -> Iterable[Table]:
         for row in rows:
             table.add_row(row["model"], *(_cell(row[name], *form) for name, form in block.values()))
         yield table
-    yield _proof(rows)
-
-
-def _proof(rows: list[Row]) -> Table:
     columns = ("model", "provider", "largest difference", "error ratio", "flips", "")
-    table = Table(*columns, title="Beside eager", title_justify="left", box=box.SIMPLE)
+    proof = Table(*columns, title="Beside eager", title_justify="left", box=box.SIMPLE)
     for row in rows:
-        table.add_row(row["model"], row["provider"], *verdict_cells(row))
-    return table
+        proof.add_row(row["model"], row["provider"], *verdict_cells(row))
+    yield proof
 
 
 def verdict_cells(verdict: Mapping[str, Any]) -> list[str]:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from client.errors import ServerFailed
 from client.load.generator import Generator
-from client.load.plan import Plan, Requests, Seen
+from client.load.plan import Observed, Requests, Run
 from client.load.wire import post, precise_loop, resolved
 from client.tokens import TokenSource
 
-NEVER = 1 << 62
+NO_GOLDEN = 1 << 62  # the first request is one, and none after it
 ANSWER_SECONDS = 60
 
 
@@ -31,37 +31,30 @@ class Timing:
     def per_second(self) -> float:
         return len(self.latencies) / self.wall
 
-    def percentile(self, percent: float) -> float:
-        return float(np.percentile(self.latencies, percent))
 
+def timed(
+    url: str,
+    model: str,
+    bodies: Sequence[bytes],
+    connections: int,
+    seconds: float = math.inf,
+    content_type: str = "",
+) -> Timing:
+    """Sends each body once, over `connections` that stay open; none after `seconds`, but one on each.
 
-@dataclass(frozen=True)
-class Target:
-    """A served model. `content_type` is that of every body sent to it."""
+    Raises ServerFailed when an answer is another than 200.
+    """
+    token = TokenSource("inference", url).current() or ""
+    headers = {"Content-Type": content_type, "Authorization": f"Bearer {token}"}
+    sent = [post(urlsplit(url).netloc, f"/predictions/{model}", headers, body) for body in bodies]
+    share = Run(seconds, ANSWER_SECONDS, min(connections, len(sent)), start=time.monotonic(), most=len(sent))
 
-    url: str
-    model: str
-    content_type: str = ""
+    async def observed() -> Observed:
+        return await Generator(resolved(url), Requests(sent, sent[:1], NO_GOLDEN), share).run()
 
-    def time(self, bodies: Sequence[bytes], connections: int, seconds: float = math.inf) -> Timing:
-        """Sends each body once, over `connections` that stay open; none after `seconds`, but one on each.
-
-        Raises ServerFailed when an answer is another than 200.
-        """
-        headers = {"Content-Type": self.content_type, "Authorization": f"Bearer {self._token()}"}
-        path, host = f"/predictions/{self.model}", urlsplit(self.url).netloc
-        sent = [post(host, path, headers, body) for body in bodies]
-        start = time.monotonic()
-        plan = Plan(start, seconds, min(connections, len(sent)), ANSWER_SECONDS, most=len(sent))
-        with asyncio.Runner(loop_factory=precise_loop) as runner:
-            seen = runner.run(self._seen(Requests(sent, sent[:1], NEVER), plan))
-        if seen.failed:
-            raise ServerFailed(f"A request failed while it was timed: {seen.failed[0][1]}.", self.model)
-        answered = np.array(seen.answered)
-        return Timing(answered[:, 1] - answered[:, 0], float(answered[:, 1].max()))
-
-    async def _seen(self, requests: Requests, plan: Plan) -> Seen:
-        return await Generator(resolved(self.url), requests, plan).run()
-
-    def _token(self) -> str:
-        return TokenSource("inference", self.url).current() or ""
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
+        found = runner.run(observed())
+    if found.failed:
+        raise ServerFailed(f"A request failed while it was timed: {found.failed[0][1]}.", model)
+    answered = np.array(found.answered)
+    return Timing(answered[:, 1] - answered[:, 0], float(answered[:, 1].max()))

@@ -11,8 +11,8 @@ from requests.structures import CaseInsensitiveDict
 
 from client.cannot_check import CannotCheck
 from client.client import Client
-from client.load.plan import Requests, Seen
-from client.load.wire import headers_of, post, resolved
+from client.load.plan import Observed, Requests
+from client.load.wire import post, resolved
 from client.payloads import ANY_BYTES, payload
 from client.predict import image_files
 from client.tokens import TokenSource
@@ -20,7 +20,7 @@ from client.verify.asker import Asker
 from inference.contract import Contract
 from inference.protocol import JSON, NPY
 from inference.store.archive import read_goldens
-from inference.store.manifest import Archive, Manifest, check
+from inference.store.manifest import Manifest, check
 
 MOST_FILES = 1_000  # which every process of the generator holds in memory
 
@@ -34,12 +34,12 @@ class Target:
     requests: Requests
     files: tuple[str, ...]
 
-    def check(self, seen: Sequence[Seen]) -> tuple[int, list[str]]:
+    def check(self, observed: Sequence[Observed]) -> tuple[int, list[str]]:
         """How many of the answers to goldens there are, and what is wrong with some of them."""
         found = [
-            self.asker.recorded(row, CaseInsensitiveDict(headers_of(head)), body)
-            for one in seen
-            for row, head, body in one.goldens
+            self.asker.recorded(row, CaseInsensitiveDict(headers), body)
+            for one in observed
+            for row, headers, body in one.goldens
         ]
         return len(found), [sentence for sentence in found if sentence]
 
@@ -49,33 +49,24 @@ def target(client: Client, name: str, store: Path, data: Sequence[str], golden_e
     parts = urlsplit(client.url)
     if parts.scheme != "http":
         raise ValueError(f"{client.url}: load speaks plain HTTP. Give the address of the server behind the TLS.")
-    files = _files(data)
-    bodies = [payload(file) for file in files]
+    files = [file for source in data for file in image_files(source)]
+    if len(files) > MOST_FILES:
+        print(f"Of {len(files):,} files the first {MOST_FILES:,} are sent.", file=sys.stderr)
+    bodies = [payload(file) for file in files[:MOST_FILES]]
     archive = Manifest.read(store).choose([name])[name]
     check(store, {name: archive})
-    asker = _asker(client, name, archive, store / archive.file)
+    with zipfile.ZipFile(store / archive.file) as file:
+        contract = Contract.from_json(file.read("contract.json"))
+    asker = Asker(client, name, archive, read_goldens(store / archive.file), contract)
     if problem := asker.logits(0).problem:
         raise CannotCheck(f"{name} cannot be put under load. {problem}")
-    headers = {"Authorization": f"Bearer {TokenSource('inference', client.url).current() or ''}", "Accept": JSON}
+    token = TokenSource("inference", client.url).current() or ""
 
-    def request(body: bytes, **fields: str) -> bytes:
-        named = {key.replace("_", "-"): value for key, value in fields.items()}
-        return post(parts.netloc.rpartition("@")[2], f"/predictions/{name}", headers | named, body)
+    def request(body: bytes, content_type: str, accept: str = JSON) -> bytes:
+        headers = {"Authorization": f"Bearer {token}", "Accept": accept, "Content-Type": content_type}
+        return post(parts.netloc.rpartition("@")[2], f"/predictions/{name}", headers, body)
 
-    goldens = [request(body, Content_Type=ANY_BYTES, Accept=NPY) for body in asker.goldens.requests]
-    sent = [request(one.body, Content_Type=one.content_type) for one in bodies]
-    sent = sent or [request(body, Content_Type=ANY_BYTES) for body in asker.goldens.requests]
-    return Target(asker, resolved(client.url), Requests(sent, goldens, golden_every), files)
-
-
-def _files(data: Sequence[str]) -> tuple[str, ...]:
-    found = [file for source in data for file in image_files(source)]
-    if len(found) > MOST_FILES:
-        print(f"Of {len(found):,} files the first {MOST_FILES:,} are sent.", file=sys.stderr)
-    return tuple(found[:MOST_FILES])
-
-
-def _asker(client: Client, name: str, archive: Archive, path: Path) -> Asker:
-    with zipfile.ZipFile(path) as file:
-        contract = Contract.from_json(file.read("contract.json"))
-    return Asker(client, name, archive, read_goldens(path), contract)
+    goldens = [request(body, ANY_BYTES, NPY) for body in asker.goldens.requests]
+    sent = [request(one.body, one.content_type) for one in bodies]
+    sent = sent or [request(body, ANY_BYTES) for body in asker.goldens.requests]
+    return Target(asker, resolved(client.url), Requests(sent, goldens, golden_every), tuple(files[:MOST_FILES]))
