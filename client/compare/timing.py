@@ -16,7 +16,6 @@ from client.load.plan import Observed, Requests, Run
 from client.load.wire import post, precise_loop, resolved
 from client.tokens import TokenSource
 
-NO_GOLDEN = 1 << 62  # the first request is one, and none after it
 ANSWER_SECONDS = 60
 
 
@@ -50,7 +49,7 @@ def timed(
     share = Run(seconds, ANSWER_SECONDS, min(connections, len(sent)), start=time.monotonic(), most=len(sent))
 
     async def observed() -> Observed:
-        return await Generator(resolved(url), Requests(sent, sent[:1], NO_GOLDEN), share).run()
+        return await Generator(resolved(url), Requests(sent), share).run()
 
     with asyncio.Runner(loop_factory=precise_loop) as runner:
         found = runner.run(observed())

@@ -27,6 +27,7 @@ class InFlight:
     due: float
     request: bytes
     golden: int | None
+    beginning: bytes
 
 
 class Generator:
@@ -131,15 +132,17 @@ class Generator:
             connection.close()
             self.hung_up(connection, "")
             return
-        if status == 200:
+        if status != 200:
+            self._failed(f"HTTP {status}")
+        elif not body.startswith(one.beginning):
+            self._failed(f"200: {body[:80].decode(errors='replace')}")
+        else:
             self.observed.answered.append((one.due, now))
             self.observed.slow += now - one.due > self.share.objective
             if one.golden is not None:
                 fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
                 self.observed.goldens.append((one.golden, fields, body))
             self._ended_one()
-        else:
-            self._failed(f"HTTP {status}")
         if connection.ended:
             connection.close()
             self._replace(0)

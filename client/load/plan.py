@@ -81,19 +81,24 @@ def schedule(rate: float, seconds: float, arrival: Arrival, seed: int) -> NDArra
 
 @dataclass(frozen=True)
 class Requests:
-    """Whole requests, as bytes. Of all that are sent, each `golden_every`-th is the next golden: the first is one."""
+    """Whole requests, as bytes, which are sent in turn. A right answer begins as `beginnings`, where given, says.
+
+    Of all that are sent, each `golden_every`-th is the next of `goldens`, where there are any: the first is one.
+    """
 
     bodies: Sequence[bytes]
-    goldens: Sequence[bytes]
-    golden_every: int
+    goldens: Sequence[bytes] = ()
+    golden_every: int = 1
+    beginnings: Sequence[bytes] = ()
 
-    def pick(self, number: int) -> tuple[bytes, int | None]:
-        """The request with that number, and which golden it is, if it is one."""
+    def pick(self, number: int) -> tuple[bytes, int | None, bytes]:
+        """The request with that number, which golden it is, if it is one, and how its answer must begin."""
         turn, rest = divmod(number, self.golden_every)
-        if rest == 0:
+        if self.goldens and rest == 0:
             row = turn % len(self.goldens)
-            return self.goldens[row], row
-        return self.bodies[number % len(self.bodies)], None
+            return self.goldens[row], row, b""
+        index = number % len(self.bodies)
+        return self.bodies[index], None, self.beginnings[index] if self.beginnings else b""
 
 
 @dataclass(frozen=True)

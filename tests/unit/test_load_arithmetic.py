@@ -61,9 +61,9 @@ def test_latencies_below_a_microsecond_count_as_one() -> None:
 def test_every_so_many_requests_one_is_the_next_golden() -> None:
     requests = Requests([b"a", b"b"], [b"x", b"y", b"z"], golden_every=3)
     picked = [requests.pick(number) for number in range(12)]
-    assert [row for _, row in picked] == [0, None, None, 1, None, None, 2, None, None, 0, None, None]
-    assert {body for body, row in picked if row is None} == {b"a", b"b"}
-    assert picked[3] == (b"y", 1)
+    assert [row for _, row, _ in picked] == [0, None, None, 1, None, None, 2, None, None, 0, None, None]
+    assert {body for body, row, _ in picked if row is None} == {b"a", b"b"}
+    assert picked[3] == (b"y", 1, b"")
 
 
 # The search.

@@ -102,6 +102,15 @@ def test_every_failure_is_counted_by_its_kind_and_in_no_latency() -> None:
     assert found.failure == "20 of 100 requests failed: 10 × HTTP 503, 10 × hung up."
 
 
+def test_an_answer_that_begins_otherwise_than_it_must_is_a_failure() -> None:
+    with scripted([Reply(body=b'{"label": "cat", "score": 1}')]) as server:
+        requests = Requests([request(b"a cat"), request(b"a dog")], beginnings=[b'{"label": "cat"', b'{"label": "dog"'])
+        with Generators(resolved(server.url), requests, 1) as generators:
+            [observed] = generators.run(Run(10, 10, 2, most=20), never)
+    assert len(observed.answered) == 10
+    assert [reason for _, reason in observed.failed] == ['200: {"label": "cat", "score": 1}'] * 10
+
+
 def test_a_closed_loop_goes_on_after_a_failure() -> None:
     numbers = iter(range(100_000))
     with scripted(lambda _: Reply(missing=next(numbers) % 3)) as server:
