@@ -15,6 +15,9 @@ from client.compare.tables import verdict_cells
 from inference.selfcheck import Hop
 from inference.tools.files import publish
 
+# Control characters that XML can't hold; a sentence may have a server's own words in it.
+NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
 # By the first hop that differs: all before it are the same, so this is where the difference comes in.
 LOOK_AT = {
     "decode": "Bytes become other pixels than at export. Look at inference/inputs/ in the archive, and at the "
@@ -94,11 +97,6 @@ def write(path: Path, verdicts: Sequence[Verdict]) -> None:
         draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
-def _printable(text: str) -> str:
-    """Without the control characters that XML can't hold: a sentence may have a server's own words in it."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
-
-
 def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
     """A suite for each model, a test case for each hop; a hop that differs is a failure."""
     suites = ElementTree.Element("testsuites")
@@ -110,7 +108,9 @@ def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
             case = ElementTree.SubElement(suite, "testcase", classname=verdict.name, name=hop.hop)
             if not hop.comparison.ok:
                 first = hop.hop == verdict.first_failing_hop
-                failure = ElementTree.SubElement(case, "failure", message=_printable(hop.comparison.sentence))
+                failure = ElementTree.SubElement(
+                    case, "failure", message=NOT_IN_XML.sub("\ufffd", hop.comparison.sentence)
+                )
                 failure.text = verdict.look_at if first else f"An earlier hop differs: {verdict.first_failing_hop}."
     ElementTree.indent(suites)
     with publish(path) as draft:
