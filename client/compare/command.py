@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
 from client.client import Client
-from client.compare.tables import Figures, Row, tables
+from client.compare.report import Figures, Row, draw, tables
 from client.errors import Unreachable
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.payloads import images_per_request, payload
@@ -79,11 +79,12 @@ class Contender:
         ask(requests[:WARM_UP], CONNECTIONS, PHASE_SECONDS / 4)
         figures: Figures = {}
         for connections, sent in ((1, requests[:REQUESTS]), (CONNECTIONS, requests)):
-            timing, name = ask(sent, connections, PHASE_SECONDS), f"served_{connections}"
-            p50, p99 = np.percentile(timing.latencies, [50, 99])
-            figures |= {f"{name}_p50_s": p50, f"{name}_p99_s": p99, f"{name}_per_s": timing.per_second}
-        stacked = ask([array.body] * (REQUESTS // 5), 1, PHASE_SECONDS, array.content_type)
-        return figures | {"served_images_per_s_of_arrays": stacked.per_second * count}
+            latencies, per_second = ask(sent, connections, PHASE_SECONDS)
+            p50, p99 = np.percentile(latencies, [50, 99])
+            name = f"served_{connections}"
+            figures |= {f"{name}_p50_s": p50, f"{name}_p99_s": p99, f"{name}_per_s": per_second}
+        _, arrays_per_second = ask([array.body] * (REQUESTS // 5), 1, PHASE_SECONDS, array.content_type)
+        return figures | {"served_images_per_s_of_arrays": arrays_per_second * count}
 
     def _memory(self) -> list[float]:
         """Bytes of the model's workers, memory shared with other processes counted in part (PSS).
@@ -166,8 +167,6 @@ def compare(
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"compare needs {package}. Install it, or make setup where this project lies.")
-    from client.compare.picture import draw
-
     screen, all_same = console(), True
     with no_crash_is_a_difference(), Client(url, management_url) as client:
         manifest = Manifest.read(store)

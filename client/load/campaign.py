@@ -141,5 +141,5 @@ class Campaign:
                 return most_slow is not None and (failed > 0 or slow > most_slow)
 
             observed = self.generators.run(run, progress)
-        self.last = Result.of(run, observed, *self.target.check(observed))
+        self.last = Result(run, observed, *self.target.check(observed))
         return self.last

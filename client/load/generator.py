@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 
 from client.load.plan import Observed, Requests, Run
@@ -114,7 +115,8 @@ class Generator:
     async def _opened(self, one: InFlight) -> None:
         try:
             async with asyncio.timeout_at(self.share.start + max(one.due, 0) + self.share.timeout):
-                _, connection = await self._loop.create_connection(lambda: HttpConnection(self), *self.address)
+                new = partial(HttpConnection, self._answered, self._hung_up)
+                _, connection = await self._loop.create_connection(new, *self.address)
         except OSError as error:
             late = isinstance(error, TimeoutError)
             self._failed("no connection in time" if late else f"no connection ({type(error).__name__})")
@@ -126,11 +128,11 @@ class Generator:
         self._in_flight[connection] = one
         connection.send(one.request)
 
-    def answered(self, connection: HttpConnection, status: int, headers: Headers, body: bytes) -> None:
+    def _answered(self, connection: HttpConnection, status: int, headers: Headers, body: bytes) -> None:
         now, one = self._now(), self._in_flight.pop(connection, None)
         if one is None:  # not asked for
             connection.close()
-            self.hung_up(connection, "")
+            self._hung_up(connection, "")
             return
         if status != 200:
             self._failed(f"HTTP {status}")
@@ -153,7 +155,7 @@ class Generator:
             if self.share.due is None:
                 self._next()
 
-    def hung_up(self, connection: HttpConnection, reason: str) -> None:
+    def _hung_up(self, connection: HttpConnection, reason: str) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
         if self._in_flight.pop(connection, None):
@@ -191,7 +193,7 @@ class Generator:
             self._failed(reason)
         for connection in [connection for connection, one in self._in_flight.items() if one.due < oldest]:
             connection.close()
-            self.hung_up(connection, reason)
+            self._hung_up(connection, reason)
 
 
 def carry_out_runs(pipe: Connection) -> None:

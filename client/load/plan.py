@@ -57,14 +57,11 @@ class LoadOptions:
     @property
     def generators(self) -> int:
         """How many processes send: as many as the load takes, but half the cores are left to others."""
-        half = max(1, cores() // 2)
         if self.processes is not None:
             return self.processes
-        if self.rate is not None:
-            return min(half, math.ceil(self.rate / RATE_OF_A_PROCESS))
-        if self.concurrency is not None:
-            return min(half, math.ceil(self.concurrency / CONNECTIONS_OF_A_PROCESS))
-        return half
+        half = max(1, cores() // 2)
+        needed = (self.rate or 0) / RATE_OF_A_PROCESS + (self.concurrency or 0) / CONNECTIONS_OF_A_PROCESS
+        return min(half, math.ceil(needed)) or half
 
 
 def schedule(rate: float, seconds: float, arrival: Arrival, seed: int) -> NDArray[np.float64]:

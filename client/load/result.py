@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -48,7 +47,6 @@ class Histogram:
         return bytes(self._counts.encode()).decode()
 
 
-@dataclass(frozen=True)
 class Result:
     """One run. `due` and `latencies` are those of the requests that were answered, in order, in seconds.
 
@@ -56,32 +54,15 @@ class Result:
     compared with eager's, and the sentences about those that differ; `cpu` the share of a core of each process.
     """
 
-    run: Run
-    due: NDArray[np.float64]
-    latencies: NDArray[np.float64]
-    failed: list[tuple[float, str]]
-    lateness: NDArray[np.float64]
-    connections: int
-    waited: int
-    cpu: tuple[float, ...]
-    checked: int
-    wrong: tuple[str, ...]
-
-    @classmethod
-    def of(cls, run: Run, observed: Sequence[Observed], checked: int, wrong: Sequence[str]) -> "Result":
+    def __init__(self, run: Run, observed: Sequence[Observed], checked: int, wrong: Sequence[str]) -> None:
         answered = np.array(sorted(pair for one in observed for pair in one.answered)).reshape(-1, 2)
-        return cls(
-            run=run,
-            due=answered[:, 0],
-            latencies=answered[:, 1] - answered[:, 0],
-            failed=sorted(pair for one in observed for pair in one.failed),
-            lateness=np.array([late for one in observed for late in one.lateness]),
-            connections=sum(one.connections for one in observed),
-            waited=sum(one.waited for one in observed),
-            cpu=tuple(one.cpu / one.seconds for one in observed),
-            checked=checked,
-            wrong=tuple(wrong),
-        )
+        self.run, self.checked, self.wrong = run, checked, wrong
+        self.due, self.latencies = answered[:, 0], answered[:, 1] - answered[:, 0]
+        self.failed = sorted(pair for one in observed for pair in one.failed)
+        self.lateness = np.array([late for one in observed for late in one.lateness])
+        self.connections = sum(one.connections for one in observed)
+        self.waited = sum(one.waited for one in observed)
+        self.cpu = [one.cpu / one.seconds for one in observed]
 
     @cached_property
     def histogram(self) -> Histogram:
@@ -166,31 +147,24 @@ class Result:
             "lateness_p99_s": self.late,
             "connections": self.connections,
             "waited_for_connection": self.waited,
-            "generator_cpu": list(self.cpu),
+            "generator_cpu": self.cpu,
             "rejection": self.rejection,
         }
 
     def by_second(self) -> list[dict[str, Any]]:
         """For each second: what was due, answered and failed in it, and the latencies of what was due in it."""
-        ends = self.due + self.latencies
-        failed = np.array([when for when, _ in self.failed])
-        last = max(self.run.seconds, ends.max(initial=0.0), failed.max(initial=0.0))
+        ends, failed = self.due + self.latencies, np.array([when for when, _ in self.failed])
+        count = math.ceil(max(self.run.seconds, ends.max(initial=0.0), failed.max(initial=0.0)))
+
+        def counted(times: NDArray[np.float64]) -> list[int]:
+            counts: list[int] = np.bincount(times.astype(int), minlength=count).tolist()
+            return counts[:count]
+
+        offered = [None] * count if self.run.due is None else counted(self.run.due)
         rows = []
-        for second in range(int(np.ceil(last))):
-            mine = self.latencies[_within(self.due, second)]
+        for second, counts in enumerate(zip(offered, counted(ends), counted(failed), strict=True)):
+            mine = self.latencies[self.due.astype(int) == second]
             p50, p99 = np.percentile(mine, [50, 99]).tolist() if len(mine) else (None, None)
-            rows.append(
-                {
-                    "second": second,
-                    "offered": None if self.run.due is None else int(_within(self.run.due, second).sum()),
-                    "answered": int(_within(ends, second).sum()),
-                    "failed": int(_within(failed, second).sum()),
-                    "p50_s": p50,
-                    "p99_s": p99,
-                }
-            )
+            names = ("offered", "answered", "failed")
+            rows.append({"second": second, **dict(zip(names, counts, strict=True)), "p50_s": p50, "p99_s": p99})
         return rows
-
-
-def _within(times: NDArray[np.float64], second: int) -> NDArray[np.bool_]:
-    return (times >= second) & (times < second + 1)

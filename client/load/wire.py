@@ -4,8 +4,8 @@ import asyncio
 import select
 import selectors
 import socket
-from collections.abc import Mapping
-from typing import Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import cast
 from urllib.parse import quote, urlsplit
 
 from httptools import HttpParserError, HttpResponseParser
@@ -40,24 +40,18 @@ def resolved(url: str) -> tuple[str, int]:
 
 
 Headers = list[tuple[bytes, bytes]]
-
-
-class Owner(Protocol):
-    """Who hears what becomes of a request, and then may send another."""
-
-    def answered(self, connection: "HttpConnection", status: int, headers: Headers, body: bytes) -> None: ...
-
-    def hung_up(self, connection: "HttpConnection", reason: str) -> None: ...
+Answered = Callable[["HttpConnection", int, Headers, bytes], None]
 
 
 class HttpConnection(asyncio.Protocol):
     """An answer ends by its length, with its last chunk, or where it has neither, with the connection.
 
-    What begins with `on_` is called by httptools, which would make a parser's error of any error in it.
+    `answered` hears of each, and may send another request; `hung_up` hears why there won't be one. What begins with
+    `on_` is called by httptools, which would make a parser's error of any error in it.
     """
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner, self._parser = owner, HttpResponseParser(self)
+    def __init__(self, answered: Answered, hung_up: "Callable[[HttpConnection, str], None]") -> None:
+        self._answered, self._hung_up, self._parser = answered, hung_up, HttpResponseParser(self)
         self._closed = self._whole = self._ends_with_connection = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -112,9 +106,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _answer(self, keeps_open: bool) -> None:
         self._closed = not keeps_open
-        self._owner.answered(self, self._parser.get_status_code(), self._headers, bytes(self._body))
+        self._answered(self, self._parser.get_status_code(), self._headers, bytes(self._body))
 
     def _end(self, reason: str) -> None:
         if not self._closed:
             self.close()
-            self._owner.hung_up(self, reason)
+            self._hung_up(self, reason)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from rich import box
 from rich.table import Table
 
-from client.compare.tables import verdict_cells
+from client.compare.report import verdict_cells
 from inference.selfcheck import Hop
 from inference.tools.files import publish
 

@@ -128,7 +128,7 @@ def result(latency: float = 0.02, late: float = 0.0, run: Run | None = None, **c
     observed = Observed([(due, due + latency) for due in DUE.tolist()], lateness=[late] * len(DUE), seconds=10.0)
     for name, value in changes.items():
         setattr(observed, name, value)
-    return Result.of(run, [observed], 20, [])
+    return Result(run, [observed], 20, [])
 
 
 @pytest.mark.parametrize(

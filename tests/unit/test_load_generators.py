@@ -37,7 +37,7 @@ def never(*_: float) -> bool:
 
 def send(url: str, run: Run, processes: int = 1) -> Result:
     with Generators(resolved(url), REQUESTS, processes) as generators:
-        return Result.of(run, generators.run(run, never), 0, [])
+        return Result(run, generators.run(run, never), 0, [])
 
 
 def observe(url: str, run: Run) -> Observed:
@@ -172,11 +172,11 @@ def test_a_run_that_is_lost_ends_before_its_time() -> None:
     with scripted(lambda _: Reply()) as server:
         run = constant(rate=100, seconds=30)
         with Generators(resolved(server.url), REQUESTS, 2) as generators:
-            result = Result.of(run, generators.run(run, lambda _now, answered, _failed, _slow: answered >= 10), 0, [])
+            result = Result(run, generators.run(run, lambda _now, answered, _failed, _slow: answered >= 10), 0, [])
             assert result.ended_early
             assert 10 <= len(result.latencies) < 3_000
             short = constant(rate=100, seconds=0.3)  # and what comes next is whole
-            assert len(Result.of(short, generators.run(short, never), 0, []).latencies) == 30
+            assert len(Result(short, generators.run(short, never), 0, []).latencies) == 30
     assert len(server.calls) == len(result.latencies) + 30
 
 
@@ -197,7 +197,7 @@ def test_a_generator_that_had_no_processor_is_found_to_be_late() -> None:
                     os.kill(pid, signal.SIGCONT)
                 return False
 
-            found = Result.of(run, generators.run(run, pause), 0, [])
+            found = Result(run, generators.run(run, pause), 0, [])
     assert (found.lateness > 0.2).sum() >= 15
     assert "The generator itself was late" in str(found.rejection)
     assert len(found.latencies) == 100
