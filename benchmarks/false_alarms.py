@@ -116,43 +116,43 @@ def chunks(trained: Trained, inputs: int, seed: int) -> Iterator[Goldens]:
         yield answered_by_eager(trained, numbered, bodies, np.concatenate(pixels))
 
 
-def asks(asker: Asker, dice: np.random.Generator) -> list[Ask]:
+def asks(asker: Asker, rng: np.random.Generator) -> list[Ask]:
     """Every input by itself, with arrays of several and bad requests among them, in random order."""
     total, longest = len(asker.goldens), images_per_request(asker.contract)
-    lengths = dice.integers(1, longest + 1, round(ARRAYS * total))
+    lengths = rng.integers(1, longest + 1, round(ARRAYS * total))
     found = [
-        *(_by_itself(asker, row, dice) for row in range(total)),
-        *(_array(asker, dice.integers(total, size=length).tolist(), dice) for length in lengths),
+        *(_by_itself(asker, row, rng) for row in range(total)),
+        *(_array(asker, rng.integers(total, size=length).tolist(), rng) for length in lengths),
         *[partial(_refused, asker)] * round(NONSENSE * total),
     ]
-    return [found[turn] for turn in dice.permutation(len(found))]
+    return [found[turn] for turn in rng.permutation(len(found))]
 
 
-def _by_itself(asker: Asker, row: int, dice: np.random.Generator) -> Ask:
-    if dice.random() < JSON:
-        return partial(asker.json, row, _top_k(asker, dice))
+def _by_itself(asker: Asker, row: int, rng: np.random.Generator) -> Ask:
+    if rng.random() < JSON:
+        return partial(asker.json, row, _top_k(asker, rng))
     return partial(asker.logits, row)
 
 
-def _array(asker: Asker, rows: list[int], dice: np.random.Generator) -> Ask:
-    if dice.random() < JSON:
-        return partial(asker.json_array, rows, _top_k(asker, dice))
+def _array(asker: Asker, rows: list[int], rng: np.random.Generator) -> Ask:
+    if rng.random() < JSON:
+        return partial(asker.json_array, rows, _top_k(asker, rng))
     return partial(asker.array, rows)
 
 
-def _top_k(asker: Asker, dice: np.random.Generator) -> int | None:
+def _top_k(asker: Asker, rng: np.random.Generator) -> int | None:
     """Any number of labels, or none."""
-    return int(dice.integers(len(asker.contract.labels) + 1)) or None
+    return int(rng.integers(len(asker.contract.labels) + 1)) or None
 
 
 def _refused(asker: Asker) -> Asked:
     return Asked([], {}, problem=asker.nonsense())
 
 
-def answers(planned: list[Ask], dice: np.random.Generator) -> Iterator[Asked]:
+def answers(planned: list[Ask], rng: np.random.Generator) -> Iterator[Asked]:
     """Bursts of random length, each with its own number of requests in flight."""
     while planned:
-        length, concurrency = dice.integers(1, BURST + 1), int(dice.integers(1, CONCURRENT + 1))
+        length, concurrency = rng.integers(1, BURST + 1), int(rng.integers(1, CONCURRENT + 1))
         burst, planned = planned[:length], planned[length:]
         with ThreadPoolExecutor(concurrency) as workers:
             yield from workers.map(lambda ask: ask(), burst)
@@ -168,25 +168,25 @@ def judged(asker: Asker, one: Asked) -> parity.Comparison:
     return parity.Comparison(not sentence, len(one.rows), None, None, (), asker.limit.atol, asker.limit.rtol, sentence)
 
 
-def question(suspect: Suspect, asker: Asker, dice: np.random.Generator) -> None:
+def question(suspect: Suspect, asker: Asker, rng: np.random.Generator) -> None:
     """All goldens of `asker`, in process in batches of a random size, and over HTTP."""
     if suspect.artifact:
-        size = int(dice.integers(1, asker.contract.max_batch + 1))
+        size = int(rng.integers(1, asker.contract.max_batch + 1))
         logits = parity.run_goldens(suspect.artifact, asker.goldens, size)
         suspect.inprocess.add(parity.compare(logits, asker.goldens, asker.limit), size > 1)
-    for one in answers(asks(asker, dice), dice):
+    for one in answers(asks(asker, rng), rng):
         suspect.http.add(judged(asker, one), len(one.rows) == 1 and one.served.get("batch_size", "1") != "1")
 
 
 def question_all(client: Client, trained: Trained, found: list[Suspect], inputs: int, seed: int) -> None:
     """Prints a table of what was asked, and what was red, whatever ends it."""
-    screen, dice = console(), np.random.default_rng(seed)
+    screen, rng = console(), np.random.default_rng(seed)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=screen, transient=True) as progress:
         task = progress.add_task("Asking", total=inputs)
         try:
             for goldens in chunks(trained, inputs, seed):
                 for suspect in found:
-                    question(suspect, Asker(client, suspect.name, suspect.archive, goldens, trained.contract), dice)
+                    question(suspect, Asker(client, suspect.name, suspect.archive, goldens, trained.contract), rng)
                 progress.advance(task, len(goldens))
         finally:
             asked = f"{int(progress.tasks[task].completed):,} of {inputs:,} random inputs, seed {seed}"

@@ -179,7 +179,7 @@ class Client:
         Raises TimedOut, with what stood in the way, after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        while not_ready_reason := self._not_ready_reason(model):
+        while (not_ready_reason := self._not_ready_reason(model)) is not None:
             if time.monotonic() > deadline:
                 raise TimedOut(f"Not ready after {timeout:g} s. {not_ready_reason}", model)
             time.sleep(0.2)

@@ -1,6 +1,5 @@
 """`python -m client compare`: the runtimes side by side, in process and served, in one run."""
 
-import importlib.util
 import json
 import statistics
 import time
@@ -19,7 +18,7 @@ from client.cannot_check import CannotCheck, no_crash_is_a_difference
 from client.client import Client
 from client.compare.report import Figures, Row, draw, tables
 from client.errors import Unreachable
-from client.options import Artifacts, ManagementUrl, Store, Url, console
+from client.options import Artifacts, ManagementUrl, Store, Url, console, require
 from client.payloads import images_per_request, payload
 from client.tokens import is_local
 from client.verify.asker import Asker
@@ -39,7 +38,6 @@ WARM_UP = 50
 CONNECTIONS = 16
 PHASE_SECONDS = 2.0  # a phase sends no more after that, whatever its number of requests
 TOTAL_SECONDS = 95  # no round begins that would end later
-NEEDED = ("torch", "matplotlib", "psutil", "httptools")  # which the client alone installs without
 
 
 class Contender:
@@ -164,9 +162,7 @@ def compare(
 
     Exit code 0: all are the same as eager, 1: one differs, 2: could not be compared.
     """
-    for package in NEEDED:
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(f"compare needs {package}. Install it, or make setup where this project lies.")
+    require("compare", "torch", "matplotlib", "psutil", "httptools")
     screen, all_same = console(), True
     with no_crash_is_a_difference(), Client(url, management_url) as client:
         manifest = Manifest.read(store)

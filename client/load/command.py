@@ -17,7 +17,6 @@ The report is one JSON object. Times are in seconds, rates in requests a second.
 """
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,12 +26,10 @@ from client.cannot_check import CannotCheck, no_crash_is_a_difference
 from client.client import Client
 from client.connection import CONNECT_SECONDS
 from client.load.plan import Arrival, LoadOptions
-from client.options import Artifacts, Store, Url, console
+from client.options import Artifacts, Store, Url, console, require
 
 if TYPE_CHECKING:
     from client.load.target import Target
-
-NEEDED = {"hdrh": "hdrhistogram", "httptools": "httptools", "matplotlib": "matplotlib"}  # the client installs without
 
 
 def load(
@@ -69,9 +66,7 @@ def load(
     """
     objective = None if slo_p99 is None else slo_p99 / 1e3
     options = LoadOptions(rate, concurrency, arrival, duration, objective, find_max, processes, timeout, seed)
-    for module, package in NEEDED.items():
-        if find_spec(module) is None:
-            raise ValueError(f"load needs {package}. Install it, or make setup where this project lies.")
+    require("load", "hdrh", "httptools", "matplotlib")
     from client.load.target import target
 
     with no_crash_is_a_difference(), Client(url, timeout=(CONNECT_SECONDS, timeout)) as client:

@@ -267,6 +267,6 @@ def test_a_package_that_is_missing_is_named(
     module: str,
     package: str,
 ) -> None:
-    monkeypatch.setattr("client.load.command.find_spec", lambda name: None if name == module else name)
+    monkeypatch.setattr("client.options.find_spec", lambda name: None if name == module else name)
     sentence = refused(shell, Service(archive), "digits-onnx", "--rate", "9")
     assert sentence == f"load needs {package}. Install it, or make setup where this project lies.\n"
