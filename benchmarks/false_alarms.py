@@ -19,8 +19,8 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from benchmarks.random_requests import RandomRequests
+from client import Client
 from client.cannot_check import no_crash_is_a_difference
-from client.client import Client
 from client.connection import ONCE
 from client.errors import ClientError
 from client.options import Artifacts, ManagementUrl, Store, Url, console

@@ -3,8 +3,8 @@
 from rich import box
 from rich.table import Table
 
+from client import Client
 from client.catalogue import ModelVersion
-from client.client import Client
 from client.connection import ANSWER_SECONDS, CONNECT_SECONDS, Retries
 from client.errors import ServerFailed
 from client.options import ManagementUrl, Seconds, console

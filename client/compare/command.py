@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from client import Client
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
-from client.client import Client
 from client.compare.report import Figures, Row, draw, tables
 from client.errors import Unreachable
 from client.options import Artifacts, ManagementUrl, Store, Url, console, require
@@ -87,7 +87,7 @@ class Contender:
     def _memory(self) -> list[float]:
         """Bytes of the model's workers, memory shared with other processes counted in part (PSS).
 
-        Empty for a server elsewhere, for one that nobody can ask for its workers, or where a worker has just gone.
+        Empty for a server elsewhere, for one that can't be asked for its workers, or where a worker has just gone.
         """
         import psutil
 
@@ -195,7 +195,7 @@ def _too_long(elapsed: float, rounds: int) -> bool:
 def _measured(
     client: Client, archives: dict[str, Archive], folder: Path, store: Path, threads: int, screen: Console
 ) -> list[Contender]:
-    """All contenders in turn, in each round the other way round, so that a machine's moods meet them all.
+    """All contenders in turn, in each round the other way round, so that a slow minute of the machine meets them all.
 
     At most `ROUNDS`, at least one, and none that would end after `TOTAL_SECONDS`.
     """

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client import Client
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
-from client.client import Client
 from client.connection import CONNECT_SECONDS
 from client.load.plan import Arrival, LoadOptions
 from client.options import Artifacts, Store, Url, console, require
@@ -67,11 +67,11 @@ def load(
     objective = None if slo_p99 is None else slo_p99 / 1e3
     options = LoadOptions(rate, concurrency, arrival, duration, objective, find_max, processes, timeout, seed)
     require("load", "hdrh", "httptools", "matplotlib")
-    from client.load.target import target
+    from client.load.target import prepared
 
     with no_crash_is_a_difference(), Client(url, timeout=(CONNECT_SECONDS, timeout)) as client:
-        aim = target(client, model, store, data or [], check_every)
-        problem = _load(aim, options, output or artifacts / aim.asker.contract.model / "load.json")
+        target = prepared(client, model, store, data or [], check_every)
+        problem = _load(target, options, output or artifacts / target.asker.contract.model / "load.json")
     if problem:
         print(f"{model}: {problem}", file=sys.stderr)
         raise typer.Exit(1)

@@ -58,7 +58,7 @@ class Generator:
         return self.observed
 
     def stop(self) -> None:
-        """Sends no more. What is in flight is waited for, so that it burdens nobody who comes next."""
+        """Sends no more. What is in flight is waited for, so that it is no burden on the next run."""
         self._scheduling = False
         self._check_over()
 
@@ -220,7 +220,7 @@ async def _reported(pipe: Connection, address: tuple[str, int], requests: Reques
         try:
             pipe.recv()
         except EOFError:
-            os._exit(1)  # the parent is gone, and with it who wanted the rest
+            os._exit(1)  # the parent is gone, so that the rest would be for nothing
         generator.stop()
 
     async def report() -> None:

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from requests.structures import CaseInsensitiveDict
 
+from client import Client
 from client.cannot_check import CannotCheck
-from client.client import Client
 from client.load.plan import Observed, Requests
 from client.load.wire import post, resolved
 from client.payloads import ANY_BYTES, payload
@@ -44,7 +44,7 @@ class Target:
         return len(found), [sentence for sentence in found if sentence]
 
 
-def target(client: Client, name: str, store: Path, data: Sequence[str], golden_every: int) -> Target:
+def prepared(client: Client, name: str, store: Path, data: Sequence[str], golden_every: int) -> Target:
     """Raises ValueError or ClientError where nothing can be sent, CannotCheck where another archive answers."""
     parts = urlsplit(client.url)
     if parts.scheme != "http":

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from client import Client
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
-from client.client import Client
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.verify.asker import Asker
 from client.verify.http_hops import HttpHops

@@ -3,7 +3,7 @@
 import sys
 from contextlib import suppress
 
-from client.client import Client
+from client import Client
 from client.errors import ServerFailed, Unreachable
 from inference.store.manifest import Manifest
 

@@ -14,7 +14,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.client import Client
+from client import Client
 from client.connection import Retries
 from client.errors import (
     Rejected,

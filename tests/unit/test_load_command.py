@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.client import Client
+from client import Client
 from client.load import campaign
 from client.verify.asker import Asker
 from inference.protocol import ATTESTED, NPY
