@@ -219,7 +219,7 @@ async def _reported(pipe: Connection, address: tuple[str, int], requests: Reques
     def stop() -> None:
         try:
             pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             os._exit(1)  # the parent is gone, so that the rest would be for nothing
         generator.stop()
 

@@ -70,23 +70,19 @@ class Verifier:
             raise CannotCheck(f"{model} was trained anew since it was exported. {again}")
         hops = [] if self.http_only else self._inprocess(name, archive, goldens)
         hops += HttpHops(Asker(self.client, name, archive, goldens, contract)).run()
-        file = self.store / archive.file
-        return Verdict(name, model, archive.runtime, goldens.weights, file, archive.device, tuple(hops))
+        return Verdict(name, archive, self.store / archive.file, goldens.weights, tuple(hops))
 
     def _inprocess(self, name: str, archive: Archive, goldens: Goldens) -> list[Hop]:
         """decode, eager, runtime, handler: each computed by the code in the archives, not by this repository's."""
+        eager = self.manifest.archives[archive_name(archive.model, "eager")]
         try:
-            decode, runtime, handler = self._hops(archive, goldens)
-            _, eager, _ = self._hops(self.manifest.archives[archive_name(archive.model, "eager")], goldens)
+            for one in (archive, eager):
+                if one.file not in self.known:
+                    self.known[one.file] = inprocess_hops(self.store / one.file, goldens, one.runtime, THREADS)
         except (RuntimeError, FileNotFoundError) as error:
             raise CannotCheck(f"{name}: {error}") from None
-        return [decode, Hop("eager", eager.comparison), runtime, handler]
-
-    def _hops(self, archive: Archive, goldens: Goldens) -> list[Hop]:
-        if archive.file not in self.known:
-            path = self.store / archive.file
-            self.known[archive.file] = inprocess_hops(path, goldens, archive.runtime, THREADS)
-        return self.known[archive.file]
+        decode, runtime, handler = self.known[archive.file]
+        return [decode, Hop("eager", self.known[eager.file][1].comparison), runtime, handler]
 
 
 def verify(
@@ -123,9 +119,9 @@ def verify(
                 screen.print(verdict.table())
                 if verdict.look_at:
                     screen.print(verdict.look_at, highlight=False, soft_wrap=True)
-        for model in {verdict.model for verdict in verdicts}:
+        for model in {verdict.archive.model for verdict in verdicts}:
             report = _report(artifacts, model)
-            write(report, [verdict for verdict in verdicts if verdict.model == model])
+            write(report, [verdict for verdict in verdicts if verdict.archive.model == model])
             screen.print(f"The report is in {report}.", highlight=False, soft_wrap=True)
         if junit:
             write_junit(junit, verdicts)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from client.compare.report import verdict_cells
 from inference.selfcheck import Hop
+from inference.store.manifest import Archive
 from inference.tools.files import publish
 
 # Control characters that XML can't hold; a sentence may have a server's own words in it.
@@ -39,17 +40,12 @@ LOOK_AT = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """One served model, hop by hop. `digest` is the SHA-256 of the weights that eager's answers come from.
-
-    `file` is where its archive lies, and `device` the kind of device that it is for.
-    """
+    """One served model, hop by hop. `digest` is the SHA-256 of the weights that eager's answers come from."""
 
     name: str
-    model: str
-    runtime: str
-    digest: str
+    archive: Archive
     file: Path
-    device: str
+    digest: str
     hops: tuple[Hop, ...]
 
     @property
@@ -64,13 +60,14 @@ class Verdict:
     def look_at(self) -> str:
         """What to do next; "" where nothing differs."""
         text = LOOK_AT.get(self.first_failing_hop or "", "")
-        runtime, device = self.runtime.replace("_", "-"), "" if self.device == "cpu" else f" --device {self.device}"
-        return text.format(model=self.model, runtime=runtime, archive=self.file, device=device)
+        kind = self.archive.device
+        device, runtime = "" if kind == "cpu" else f" --device {kind}", self.archive.runtime.replace("_", "-")
+        return text.format(model=self.archive.model, runtime=runtime, archive=self.file, device=device)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "model": self.name,
-            "runtime": self.runtime,
+            "runtime": self.archive.runtime,
             "digest": self.digest,
             "ok": self.ok,
             "first_failing_hop": self.first_failing_hop,
