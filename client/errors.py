@@ -42,32 +42,25 @@ class ClientError(Exception):
         return f"{about}{self.words}" + (f" (HTTP {self.status})" if self.status else "")
 
 
-class Unreachable(ClientError):
-    pass
+class Unreachable(ClientError): ...
 
 
-class TimedOut(Unreachable):
-    pass
+class TimedOut(Unreachable): ...
 
 
-class Rejected(ClientError):
-    pass
+class Rejected(ClientError): ...
 
 
-class TokenRejected(Rejected):
-    pass
+class TokenRejected(Rejected): ...
 
 
-class UnknownModel(Rejected):
-    pass
+class UnknownModel(Rejected): ...
 
 
-class ServerFailed(ClientError):
-    pass
+class ServerFailed(ClientError): ...
 
 
-class WorkerDied(ServerFailed):
-    pass
+class WorkerDied(ServerFailed): ...
 
 
 def from_response(response: requests.Response, model: str | None) -> ClientError:
