@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from benchmarks.venvs import python, versions
 from inference.goldens import Goldens
 from inference.parity import Tolerance
 from inference.store.archive import environment
-from inference.store.manifest import Archive
+from inference.store.manifest import Archive, Manifest
 from serve import server
 from serve.torchserve.launch import Ports, command, configuration
 from serve.torchserve.management import Management
@@ -19,6 +21,11 @@ from serve.torchserve.record import read_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALE_SECONDS = 60
+STOCK_HANDLER = Path(__file__).with_name("peers") / "stock" / "handler.py"
+STOCK_NOTE = (
+    "Pillow, torchvision's first transforms, TorchScript, default configuration and logs; stock but for "
+    "captum's absence and the normalisation, which is in the graph"
+)
 
 
 @dataclass(frozen=True)
@@ -139,11 +146,11 @@ def litserve(subject: Subject, place: Place) -> Launch:
 
 
 def bentoml(subject: Subject, place: Place) -> Launch:
-    told = {"BENCH_WORKERS": str(place.workers), "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(place.folder)}
+    variables = {"BENCH_WORKERS": str(place.workers), "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(place.folder)}
     service = "benchmarks.peers.bentoml.adapter:Service"
     return Launch(
         [str(python("bentoml")), "-m", "bentoml", "serve", service, f"--port={place.port}", "--host=127.0.0.1"],
-        {**archive_environment(subject), **told},
+        {**archive_environment(subject), **variables},
     )
 
 
@@ -171,6 +178,55 @@ def ray(subject: Subject, place: Place) -> Launch:
     )
 
 
+class NotPossible(Exception):
+    """The subject has nothing that the stock handler could serve."""
+
+
+def stock(subject: Subject, place: Place) -> Launch:
+    store, scratch = place.folder / "store", place.folder / "scratch"
+    for folder in (store, scratch):
+        folder.mkdir()
+    _stock_archive(subject, place.folder, store)
+    config = place.folder / "config.properties"
+    config.write_text(_stock_configuration(subject, place, store))
+    plain = [part for part in command(config, scratch) if not part.startswith("-Dlog4j")]
+    return Launch(plain, environment(1), f"/predictions/{subject.name}")
+
+
+def _stock_configuration(subject: Subject, place: Place, store: Path) -> str:
+    ports = Ports(place.port)
+    settings = {
+        "inference_address": f"http://127.0.0.1:{ports.inference}",
+        "management_address": f"http://127.0.0.1:{ports.management}",
+        "metrics_address": f"http://127.0.0.1:{ports.metrics}",
+        "grpc_inference_port": ports.grpc[0],
+        "grpc_management_port": ports.grpc[1],
+        "model_store": store,
+        "load_models": f"{subject.name}={subject.name}.mar",
+        "default_workers_per_model": place.workers,
+        "disable_token_authorization": "true",
+        "disable_system_metrics": "true",
+        "vmargs": "-Xmx512m",
+    }
+    return "".join(f"{key}={value}\n" for key, value in settings.items())
+
+
+def _stock_archive(subject: Subject, folder: Path, store: Path) -> None:
+    """From the model's TorchScript archive in the same store. Raises NotPossible when there is none."""
+    name = f"{subject.archive.model}-torchscript"
+    script = Manifest.read(subject.store).archives.get(name)
+    if script is None or script.weights != subject.archive.weights:
+        raise NotPossible(f"The store has no {name} of the same weights.")
+    extra = folder / "extra"
+    with zipfile.ZipFile(subject.store / script.file) as archive:
+        for file in ("contract.json", script.artifact):
+            archive.extract(file, extra)
+    options = ["--model-name", subject.name, "--version", "1.0", "--handler", str(STOCK_HANDLER)]
+    options += ["--extra-files", str(extra), "--export-path", str(store)]
+    program = "from model_archiver.model_packaging import generate_model_archive as run; run()"
+    subprocess.run([sys.executable, "-c", program, *options], check=True, capture_output=True)
+
+
 CONTENDERS = {
     one.name: one
     for one in (
@@ -180,5 +236,6 @@ CONTENDERS = {
         Contender("bentoml", "BentoML", ("bentoml", "starlette", "uvicorn"), bentoml, "bentoml"),
         Contender("mlserver", "MLServer", ("mlserver", "fastapi", "uvicorn"), mlserver, "mlserver"),
         Contender("ray", "Ray Serve", ("ray", "starlette", "uvicorn"), ray, "ray"),
+        Contender("stock", "TorchServe, stock", ("torchserve",), stock, note=STOCK_NOTE, same_predictor=False),
     )
 }

@@ -54,20 +54,19 @@ def queries() -> list[Query]:
 
 def ask(prometheus: str, expression: str) -> list[Sample]:
     """Raises ValueError with Prometheus's own words when it can't evaluate the expression."""
-    answer = requests.get(f"{prometheus}/api/v1/query", params={"query": expression}, timeout=10)
-    told = answer.json()
-    if told["status"] != "success":
-        raise ValueError(f"Prometheus can't evaluate {expression}: {told['error']}")
-    return [Sample(found["metric"], float(found["value"][1])) for found in told["data"]["result"]]
+    answer = requests.get(f"{prometheus}/api/v1/query", params={"query": expression}, timeout=10).json()
+    if answer["status"] != "success":
+        raise ValueError(f"Prometheus can't evaluate {expression}: {answer['error']}")
+    return [Sample(found["metric"], float(found["value"][1])) for found in answer["data"]["result"]]
 
 
 def row(query: Query, samples: list[Sample]) -> str:
     """A row of the table, with the highest few of the series."""
     highest = sorted(samples, key=lambda sample: (-sample.value, _legend(query, sample)))[:SHOWN]
-    told = [f"{_legend(query, sample)}: {sample.value:.3g}{UNITS[query.unit]}" for sample in highest]
+    lines = [f"{_legend(query, sample)}: {sample.value:.3g}{UNITS[query.unit]}" for sample in highest]
     more = [f"and {len(samples) - SHOWN} more"] if len(samples) > SHOWN else []
     expression = query.expression.replace("|", "\\|")
-    return f"| {query.panel} | `{expression}` | {'<br>'.join(told + more) or 'nothing'} |"
+    return f"| {query.panel} | `{expression}` | {'<br>'.join(lines + more) or 'nothing'} |"
 
 
 def _legend(query: Query, sample: Sample) -> str:

@@ -125,9 +125,14 @@ def measure(seconds: float) -> dict[str, Any]:
         ms = {size: milliseconds(decode, bodies, seconds) for size, bodies in shots.items()}
         differences = {size: difference(decode, bodies[0]) for size, bodies in shots.items()}
         rows.append({"decoder": name, "ms": ms, "differences": differences})
-    made, told = environment(), versions(PACKAGES)
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"date": when, "environment": made, "versions": told, "sizes": list(SIZES), "rows": rows}
+    return {
+        "date": when,
+        "environment": environment(),
+        "versions": versions(PACKAGES),
+        "sizes": list(SIZES),
+        "rows": rows,
+    }
 
 
 def main(

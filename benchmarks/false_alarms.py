@@ -19,8 +19,8 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from benchmarks.random_requests import RandomRequests
+from client import Client
 from client.cannot_check import no_crash_is_a_difference
-from client.client import Client
 from client.connection import ONCE
 from client.errors import ClientError
 from client.options import Artifacts, ManagementUrl, Store, Url, console
@@ -120,43 +120,43 @@ def chunks(trained: Trained, inputs: int, seed: int) -> Iterator[Goldens]:
         yield answered_by_eager(trained, numbered, bodies, np.concatenate(pixels))
 
 
-def asks(asker: Asker, dice: np.random.Generator) -> list[Ask]:
+def asks(asker: Asker, rng: np.random.Generator) -> list[Ask]:
     """Every input by itself, with arrays of several and bad requests among them, in random order."""
     total, longest = len(asker.goldens), rows_per_request(asker.contract)
-    lengths = dice.integers(1, longest + 1, round(ARRAYS * total))
+    lengths = rng.integers(1, longest + 1, round(ARRAYS * total))
     found = [
-        *(_by_itself(asker, row, dice) for row in range(total)),
-        *(_array(asker, dice.integers(total, size=length).tolist(), dice) for length in lengths),
+        *(_by_itself(asker, row, rng) for row in range(total)),
+        *(_array(asker, rng.integers(total, size=length).tolist(), rng) for length in lengths),
         *[partial(_refused, asker)] * round(NONSENSE * total),
     ]
-    return [found[turn] for turn in dice.permutation(len(found))]
+    return [found[turn] for turn in rng.permutation(len(found))]
 
 
-def _by_itself(asker: Asker, row: int, dice: np.random.Generator) -> Ask:
-    if dice.random() < JSON:
-        return partial(asker.json, row, _turn(asker, dice))
+def _by_itself(asker: Asker, row: int, rng: np.random.Generator) -> Ask:
+    if rng.random() < JSON:
+        return partial(asker.json, row, _turn(asker, rng))
     return partial(asker.outputs, row)
 
 
-def _array(asker: Asker, rows: list[int], dice: np.random.Generator) -> Ask:
-    if dice.random() < JSON:
-        return partial(asker.json_rows, rows, _turn(asker, dice))
+def _array(asker: Asker, rows: list[int], rng: np.random.Generator) -> Ask:
+    if rng.random() < JSON:
+        return partial(asker.json_rows, rows, _turn(asker, rng))
     return partial(asker.rows, rows)
 
 
-def _turn(asker: Asker, dice: np.random.Generator) -> int:
+def _turn(asker: Asker, rng: np.random.Generator) -> int:
     """Any of the ways of JSON: any number of labels, or none."""
-    return int(dice.integers(len(asker.contract.output.variants)))
+    return int(rng.integers(len(asker.contract.output.variants)))
 
 
 def _refused(asker: Asker) -> Asked:
     return Asked([], {}, problem=asker.nonsense())
 
 
-def answers(planned: list[Ask], dice: np.random.Generator) -> Iterator[Asked]:
+def answers(planned: list[Ask], rng: np.random.Generator) -> Iterator[Asked]:
     """Bursts of random length, each with its own number of requests in flight."""
     while planned:
-        length, concurrency = dice.integers(1, BURST + 1), int(dice.integers(1, CONCURRENT + 1))
+        length, concurrency = rng.integers(1, BURST + 1), int(rng.integers(1, CONCURRENT + 1))
         burst, planned = planned[:length], planned[length:]
         with ThreadPoolExecutor(concurrency) as workers:
             yield from workers.map(lambda ask: ask(), burst)
@@ -172,25 +172,25 @@ def judged(asker: Asker, one: Asked) -> parity.Comparison:
     return parity.Comparison(not sentence, len(one.rows), None, None, (), asker.limit.atol, asker.limit.rtol, sentence)
 
 
-def question(suspect: Suspect, asker: Asker, dice: np.random.Generator) -> None:
+def question(suspect: Suspect, asker: Asker, rng: np.random.Generator) -> None:
     """All goldens of `asker`, in process in batches of a random size, and over HTTP."""
     if suspect.artifact:
-        size = int(dice.integers(1, asker.contract.max_batch + 1))
+        size = int(rng.integers(1, asker.contract.max_batch + 1))
         outputs = parity.run_goldens(suspect.artifact, asker.goldens, size)
         suspect.inprocess.add(parity.compare(outputs, asker.goldens, asker.limit), size > 1)
-    for one in answers(asks(asker, dice), dice):
+    for one in answers(asks(asker, rng), rng):
         suspect.http.add(judged(asker, one), len(one.rows) == 1 and one.served.get("batch_size", "1") != "1")
 
 
 def question_all(client: Client, trained: Trained, found: list[Suspect], inputs: int, seed: int) -> None:
     """Prints a table of what was asked, and what was red, whatever ends it."""
-    screen, dice = console(), np.random.default_rng(seed)
+    screen, rng = console(), np.random.default_rng(seed)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=screen, transient=True) as progress:
         task = progress.add_task("Asking", total=inputs)
         try:
             for goldens in chunks(trained, inputs, seed):
                 for suspect in found:
-                    question(suspect, Asker(client, suspect.name, suspect.archive, goldens), dice)
+                    question(suspect, Asker(client, suspect.name, suspect.archive, goldens), rng)
                 progress.advance(task, len(goldens))
         finally:
             asked = f"{int(progress.tasks[task].completed):,} of {inputs:,} random inputs, seed {seed}"

@@ -2,29 +2,33 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 from numpy.typing import NDArray
 
 from benchmarks.contenders import Launch, Place, Subject, archive_environment
-from benchmarks.generator import Broken, Connection, Task, request
 from benchmarks.processes import Cores, Tree, launch, pinned, spent
+from client.connection import pooled_session
+from client.load.generators import Generators
+from client.load.plan import Requests, Run
+from client.load.wire import post
 from inference import parity
 from inference.inputs import CPU
 from inference.inputs.image import NVJPEG
 from inference.protocol import ATTESTED, NPY
 
 START_SECONDS = 120
+ANSWER_SECONDS = 60
 LOOK_SECONDS = 0.05
 
 
@@ -51,10 +55,10 @@ Round = dict[str, Any]
 def alone(subject: Subject, plan: Plan, folder: Path) -> Round:
     """In process, without a server: as many processes as a server would have."""
     with _alone(subject, plan, folder) as (trees, started):
-        _told(trees, f"run {plan.warm_up}")
-        seen = _told(trees, f"run {plan.seconds}")
+        _commanded(trees, f"run {plan.warm_up}")
+        seen = _commanded(trees, f"run {plan.seconds}")
         memory = sum(tree.memory() for tree in trees)
-        [file] = _told(trees[:1], f"goldens {folder / 'goldens.npy'}")
+        [file] = _commanded(trees[:1], f"goldens {folder / 'goldens.npy'}")
     return {
         **_timing([latency for one in seen for latency in one["latencies"]], plan.seconds),
         "cpu_s": sum(one["cpu_s"] for one in seen) / sum(one["answered"] for one in seen),
@@ -70,7 +74,7 @@ def alone(subject: Subject, plan: Plan, folder: Path) -> Round:
 def answers(subject: Subject, plan: Plan, folder: Path) -> list[str]:
     """What the archive itself answers to each picture."""
     with _alone(subject, replace(plan, workers=1), folder) as (trees, _):
-        [found] = _told(trees[:1], "answers")
+        [found] = _commanded(trees[:1], "answers")
     return list(found)
 
 
@@ -78,8 +82,8 @@ def steps(subject: Subject, plan: Plan, folder: Path) -> dict[str, float]:
     """Where the time goes in one process, in seconds for a picture."""
     one = replace(plan, workers=1, cores=Cores(plan.cores.server[:1], ()))
     with _alone(subject, one, folder) as (trees, _):
-        _told(trees, f"run {plan.warm_up}")
-        [found] = _told(trees, f"steps {plan.seconds}")
+        _commanded(trees, f"run {plan.warm_up}")
+        [found] = _commanded(trees, f"steps {plan.seconds}")
     return dict(found)
 
 
@@ -104,8 +108,8 @@ def _alone(subject: Subject, plan: Plan, folder: Path) -> Iterator[tuple[list[Tr
                 tree.stop()
 
 
-def _told(trees: list[Tree], line: str) -> list[Any]:
-    """What each process says to a line that all are given at once."""
+def _commanded(trees: list[Tree], line: str) -> list[Any]:
+    """What each process answers to a command that all are given at once."""
     for tree in trees:
         assert tree.root.stdin
         print(line, file=tree.root.stdin, flush=True)
@@ -140,77 +144,47 @@ def _wait(tree: Tree, start: Launch, plan: Plan, place: Place, log: Path) -> Non
     while time.monotonic() < deadline:
         if tree.root.poll() is not None:
             raise NotRunning(f"It ended by itself. {_tail(log)}")
-        with suppress(Broken, OSError):
-            status, _, answer = _once(start, place, body, {})
-            if status == 200 and answer.decode(errors="replace").startswith(plan.right[0]):
+        with suppress(requests.RequestException):
+            answer = _ask(start, place, body, {})
+            if answer.status_code == 200 and answer.content.startswith(plan.right[0].encode()):
                 return
-            last = f"{status}: {answer[:200].decode(errors='replace')}"
+            last = f"{answer.status_code}: {answer.text[:200]}"
         time.sleep(LOOK_SECONDS)
     raise NotRunning(f"No right answer within {START_SECONDS} s. {last or _tail(log)}")
 
 
-def _once(start: Launch, place: Place, body: bytes, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
-    connection = Connection(place.port)
-    try:
-        return connection.ask(request(start.path, {**start.headers(), **headers}, body))
-    finally:
-        connection.close()
+def _ask(start: Launch, place: Place, body: bytes, headers: Mapping[str, str]) -> requests.Response:
+    with pooled_session(1, trust_env=False) as session:
+        url = f"http://127.0.0.1:{place.port}{start.path}"
+        return session.post(url, body, headers={**start.headers(), **headers}, timeout=ANSWER_SECONDS)
 
 
 def _load(tree: Tree, start: Launch, plan: Plan, place: Place) -> Round:
-    task = Task(
-        place.port, start.path, dict(start.headers()), plan.pictures, plan.right, plan.connections, plan.warm_up
-    )
-    _generate(task, plan)
-    before = tree.cpu()
-    seen = _generate(Task(**{**asdict(task), "seconds": plan.seconds}), plan)
-    used, answered = spent(before, tree.cpu()), max(1, seen["answered"])
+    """A closed loop, by one process on each core that is the generator's alone; they share the connections."""
+    bodies = [post("127.0.0.1", start.path, start.headers(), Path(one).read_bytes()) for one in plan.pictures]
+    asked = Requests(bodies, beginnings=[right.encode() for right in plan.right])
+    count = min(len(plan.cores.generator), plan.connections) if plan.cores.apart else 1
+    with ExitStack() as stack:
+        with pinned(plan.cores.generator):
+            generators = stack.enter_context(Generators(("127.0.0.1", place.port), asked, count))
+        generators.run(Run(plan.warm_up, ANSWER_SECONDS, plan.connections), _goes_on)
+        before = tree.cpu()
+        observed = generators.run(Run(plan.seconds, ANSWER_SECONDS, plan.connections), _goes_on)
+        used = spent(before, tree.cpu())
+    answered = max(1, sum(len(one.answered) for one in observed))
+    in_time = [end - begin for one in observed for begin, end in one.answered if end <= plan.seconds]
     return {
-        **_timing(seen["latencies"], plan.seconds),
+        **_timing(in_time, plan.seconds),
         "cpu_s": sum(used.values()) / answered,
         "programs": {name: seconds / answered for name, seconds in used.items()},
-        "generator_cpu_s": seen["cpu_s"] / answered,
+        "generator_cpu_s": sum(one.cpu for one in observed) / answered,
         "memory_bytes": tree.memory(),
-        "errors": seen["errors"],
+        "errors": dict(Counter(reason for one in observed for _, reason in one.failed)),
     }
 
 
-def _generate(task: Task, plan: Plan) -> dict[str, Any]:
-    """What all generators saw: one process on each core that is theirs alone, which share the connections."""
-    count = min(len(plan.cores.generator), plan.connections) if plan.cores.apart else 1
-    shares = [len(range(index, plan.connections, count)) for index in range(count)]
-    with pinned(plan.cores.generator):
-        running = [_generator(replace(task, connections=share)) for share in shares]
-    seen = [json.loads(_ended(process)) for process in running]
-    return {
-        "latencies": [latency for one in seen for latency in one["latencies"]],
-        "answered": sum(one["answered"] for one in seen),
-        "errors": dict(sum((Counter(one["errors"]) for one in seen), Counter())),
-        "cpu_s": sum(one["cpu_s"] for one in seen),
-    }
-
-
-def _generator(task: Task) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.generator"],
-        cwd=Path(__file__).parent.parent,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin
-    process.stdin.write(json.dumps(asdict(task)))
-    process.stdin.close()
-    return process
-
-
-def _ended(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout
-    with process.stdout:
-        said = process.stdout.read()
-    if process.wait():
-        raise NotRunning(f"A generator of load ended with exit code {process.returncode}.")
-    return said
+def _goes_on(*_: float) -> bool:
+    return False
 
 
 def _timing(latencies: list[float], seconds: float) -> dict[str, float | None]:
@@ -223,13 +197,12 @@ def _timing(latencies: list[float], seconds: float) -> dict[str, float | None]:
 def _proof(start: Launch, subject: Subject, place: Place, same_predictor: bool) -> Round:
     """The goldens through this very server, asked for lossless logits, and what it says that it runs."""
     found: list[NDArray[np.float32]] = []
-    headers: dict[str, str] = {}
     for name, body in zip(subject.goldens.names, subject.goldens.requests, strict=True):
-        status, headers, answer = _once(start, place, body, {"Accept": NPY})
-        if status != 200:
-            return {"verdict": _red(f"The golden {name} was answered {status}.")}
-        found.append(np.load(BytesIO(answer)))
-    attested = headers.get(ATTESTED["artifact"].lower())
+        answer = _ask(start, place, body, {"Accept": NPY})
+        if answer.status_code != 200:
+            return {"verdict": _red(f"The golden {name} was answered {answer.status_code}.")}
+        found.append(np.load(BytesIO(answer.content)))
+    attested = answer.headers.get(ATTESTED["artifact"])
     if same_predictor and attested != subject.archive.files[subject.archive.artifact].sha256:
         return {"verdict": _red(f"It attests another artifact: {attested}.")}
     return {"verdict": _verdict(np.concatenate(found), subject)}

@@ -23,11 +23,11 @@ def pictures(folder: Path, count: int = 64, width: int = 500, height: int = 375)
     return paths
 
 
-def _picture(generator: np.random.Generator, width: int, height: int) -> Image.Image:
+def _picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """Amplitudes that fall with the 1.1th power of the frequency; three channels that have much in common."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     amplitude = 1 / np.maximum(frequency, 1 / width) ** 1.1
-    phases = generator.random((3, *amplitude.shape))
+    phases = rng.random((3, *amplitude.shape))
     planes = np.fft.irfft2(amplitude * np.exp(2j * np.pi * phases), s=(height, width))  # [3, H, W]
     mixed = planes * 0.35 + planes[:1]
     scaled = (mixed - mixed.min()) / (mixed.max() - mixed.min()) * 255

@@ -20,14 +20,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import contenders as known
 from benchmarks import measured
-from benchmarks.contenders import Contender, Place, Subject
+from benchmarks.contenders import CONTENDERS, Contender, NotPossible, Place, Subject
 from benchmarks.measured import NotRunning, Plan, Round
 from benchmarks.pictures import pictures
 from benchmarks.processes import divide
-from benchmarks.statistic import ALONE, Row, row
-from benchmarks.stock import STOCK, NotPossible
+from benchmarks.table import ALONE, Row, row
 from benchmarks.venvs import SHARED, NotInstalled, scratch, versions
 from inference import parity
 from inference.store import manifest
@@ -44,10 +42,9 @@ ALONE_TITLE = "in process, no server"
 CONNECTIONS_PER_CORE = 4
 FIRST_PORT = 18080
 OURS = "torchserve"
-CONTENDERS = {**known.CONTENDERS, STOCK.name: STOCK}
 PEERS = ",".join(one for one in CONTENDERS if one != OURS)
 
-TOLD = {"sha256", "model", "runtime", "version", "precision", "provider", "device", "decoder"}
+DESCRIBED = {"sha256", "model", "runtime", "version", "precision", "provider", "device", "decoder"}
 
 LEFT_OUT = {"Triton": "No adapter was written for it."}
 
@@ -113,8 +110,8 @@ class Benchmark:
         found = [row(ALONE, ALONE_TITLE, alone, alone)]
         for one in self.contenders:
             if one.name not in self.absent:
-                told = {"versions": one.versions(), "note": one.note}
-                found.append({**row(one.name, one.title, self.rounds[one.name], alone), **told})
+                figures = row(one.name, one.title, self.rounds[one.name], alone)
+                found.append({**figures, "versions": one.versions(), "note": one.note})
         return found
 
 
@@ -148,7 +145,7 @@ def _label(body: str) -> str:
 
 
 def report(benchmark: Benchmark, made_by: dict[str, Any], seconds_taken: float, highest: Path | None) -> dict[str, Any]:
-    told = json.loads(highest.read_bytes()) if highest else {}
+    load = json.loads(highest.read_bytes()) if highest else {}
     subject, plan = benchmark.subject, benchmark.plan
     archive = subject.archive
     return {
@@ -156,7 +153,7 @@ def report(benchmark: Benchmark, made_by: dict[str, Any], seconds_taken: float, 
         "environment": made_by,
         "archive": {
             "name": subject.name,
-            **archive.model_dump(include=TOLD),
+            **archive.model_dump(include=DESCRIBED),
         },
         "settings": {
             "rounds": len(benchmark.rounds[ALONE]),
@@ -172,7 +169,7 @@ def report(benchmark: Benchmark, made_by: dict[str, Any], seconds_taken: float, 
             "generator_cores": list(plan.cores.generator),
         },
         "seconds_taken": round(seconds_taken),
-        "highest": {name: told[name] for name in ("offered_per_s", "objective_s", "ok")} if told else None,
+        "highest": {name: load[name] for name in ("offered_per_s", "objective_s", "ok")} if load else None,
         "rows": benchmark.rows(),
         "absent": {**{CONTENDERS[name].title: reason for name, reason in benchmark.absent.items()}, **LEFT_OUT},
     }
@@ -196,7 +193,7 @@ def main(
     workers: Annotated[int, typer.Option(min=0, help="Of each contender; 0: one for each of the server's cores.")] = 0,
     connections: Annotated[int, typer.Option(min=0, help="At a time; 0: four for each of the server's cores.")] = 0,
     highest: Annotated[
-        Path | None, typer.Option(help="A report of `client load --find-max`, to be told beside the rest.")
+        Path | None, typer.Option(help="A report of `client load --find-max`, to be shown beside the rest.")
     ] = None,
     name: Annotated[str, typer.Option(help="Of the file that is written to benchmarks/results.")] = "cpu",
     results: Annotated[Path, typer.Option(help="Where to write it.")] = RESULTS,

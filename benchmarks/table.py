@@ -1,16 +1,25 @@
-"""Writes the tables of docs/benchmarks.md from the results: `python -m benchmarks.table`. `--check` only compares."""
+"""Rounds of measurements as rows, and rows as tables.
+
+Writes the tables of docs/benchmarks.md from the results: `python -m benchmarks.table`. `--check` only compares.
+"""
 
 import json
-from collections.abc import Callable
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.markdown import number, put, table
-from benchmarks.statistic import ALONE, Row, ranked, sound
 from inference.tools.commands import run
 from inference.tools.files import publish
+
+FIGURES = ("images_per_s", "p50_s", "p99_s", "cpu_s", "generator_cpu_s", "memory_bytes", "start_s")
+ALONE = "inprocess"
+
+Round = dict[str, Any]
+Row = dict[str, Any]
 
 RESULTS = Path(__file__).with_name("results")
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -25,6 +34,76 @@ HEAD = (
     *("contender", "images/s", "p50 ms", "p99 ms", "server CPU ms", "generator CPU ms", "memory MB", "start s"),
     *("ratio", "errors", "beside eager"),
 )
+
+
+def spread(values: Sequence[float | None]) -> dict[str, float] | None:
+    """None where a round has no such figure."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return {"median": statistics.median(known), "low": min(known), "high": max(known)}
+
+
+def row(name: str, title: str, rounds: Sequence[Round], alone: Sequence[Round]) -> Row:
+    """`alone` are the rounds of the same turns in process: each ratio is one of two figures of the same turn."""
+    pairs = zip(rounds, alone, strict=True)
+    ratios = [one["images_per_s"] / base["images_per_s"] for one, base in pairs]
+    errors = {kind for one in rounds for kind in one["errors"]}
+    return {
+        "name": name,
+        "title": title,
+        **{figure: spread([one[figure] for one in rounds]) for figure in FIGURES},
+        "ratio": spread(ratios),
+        "programs": _programs(rounds),
+        "errors": {kind: sum(one["errors"].get(kind, 0) for one in rounds) for kind in sorted(errors)},
+        "verdict": worst(rounds),
+        "rounds": list(rounds),
+    }
+
+
+def worst(rounds: Sequence[Round]) -> dict[str, Any]:
+    """The verdict of the first round that is red, else that with the largest difference."""
+    verdicts: list[dict[str, Any]] = [one["verdict"] for one in rounds]
+    red = [one for one in verdicts if not one["ok"]]
+    return red[0] if red else max(verdicts, key=lambda one: one["max_abs"])
+
+
+def _programs(rounds: Sequence[Round]) -> dict[str, float]:
+    """Median seconds of processor time for an image, by the program's name."""
+    names = sorted({name for one in rounds for name in one["programs"]})
+    return {name: statistics.median(one["programs"].get(name, 0.0) for one in rounds) for name in names}
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """In process first, then the right ones by their ratio, the best first, then those that answered wrongly."""
+    return sorted(rows, key=lambda one: (one["name"] != ALONE, not sound(one), -one["ratio"]["median"]))
+
+
+def sound(row: Row) -> bool:
+    """Whether its figures count: the same as eager, and no error."""
+    return bool(row["verdict"]["ok"]) and not row["errors"]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The first column is text, the others are figures."""
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def number(value: float) -> str:
+    """Three digits that mean something: 0.0123, 1.23, 12.3, 123, 1,234."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def put(document: str, name: str, text: str) -> str:
+    """The document with `text` between the markers of that name. Raises ValueError when it has no such markers."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if document.count(begin) != 1 or document.count(end) != 1:
+        raise ValueError(f"The document needs the lines {begin} and {end}, once each.")
+    between = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    return between.sub(lambda _: f"{begin}\n{text}\n{end}", document)
 
 
 def cpu(found: dict[str, Any]) -> str:
@@ -61,12 +140,12 @@ def _made_on(found: dict[str, Any]) -> str:
 
 def _cells(row: Row) -> list[str]:
     scales = {"images_per_s": 1, "p50_s": 1e3, "p99_s": 1e3, "cpu_s": 1e3, "generator_cpu_s": 1e3}
-    figures = [_spread(row[name], scale) for name, scale in {**scales, "memory_bytes": 1e-6, "start_s": 1}.items()]
-    ratio = _spread(row["ratio"], 1) if sound(row) else "not ranked"
+    figures = [_shown(row[name], scale) for name, scale in {**scales, "memory_bytes": 1e-6, "start_s": 1}.items()]
+    ratio = _shown(row["ratio"], 1) if sound(row) else "not ranked"
     return [row["title"], *figures, ratio, str(sum(row["errors"].values())), _verdict(row["verdict"])]
 
 
-def _spread(spread: dict[str, float] | None, scale: float) -> str:
+def _shown(spread: dict[str, float] | None, scale: float) -> str:
     if spread is None:
         return "–"
     middle, low, high = (number(spread[name] * scale) for name in ("median", "low", "high"))
@@ -80,13 +159,13 @@ def _verdict(verdict: dict[str, Any]) -> str:
 
 
 def _versions(rows: list[Row]) -> str:
-    told = [
+    found = [
         f"{row['title']}: {', '.join(f'{name} {version}' for name, version in row['versions'].items())}"
         + (f" ({row['note']})" if row["note"] else "")
         for row in rows
         if row.get("versions")
     ]
-    return "Versions: " + "; ".join(told) + "." if told else ""
+    return "Versions: " + "; ".join(found) + "." if found else ""
 
 
 def _wanted(rows: list[Row]) -> str:

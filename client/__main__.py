@@ -13,11 +13,8 @@ from client.verify.command import verify
 from inference.tools.commands import run
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-app.command()(predict)
-app.command()(verify)
-app.command()(compare)
-app.command()(load)
-app.command()(models)
+for command in (predict, verify, compare, load, models):
+    app.command()(command)
 
 
 def main() -> None:

@@ -10,5 +10,5 @@ __all__ = ["CannotCheck", "no_crash_is_a_difference"]
 
 
 def no_crash_is_a_difference() -> AbstractContextManager[None]:
-    """A ClientError is foreseen too: it is a sentence already."""
+    """A ClientError is among the expected errors: it is a sentence already."""
     return commands.no_crash_is_a_difference(ClientError)

@@ -1,5 +1,7 @@
 """The library: ask a running server for predictions.
 
+    from client import Client
+
     with Client() as client:
         print(client.predict("seven.png", "digits-onnx").label)
 
@@ -24,8 +26,8 @@ from client.connection import (
     ONCE,
     PATIENT,
     Ask,
-    Connection,
     Retries,
+    Sender,
     Timeout,
     pooled_session,
 )
@@ -72,13 +74,9 @@ class Client:
         self.connections = connections
         self._retries = retries
         self._inference = TokenSource("inference", self.url, token)
-        management = TokenSource("management", self.management_url, management_token)
-        self._management = management
-        self._connection = Connection(
-            session or pooled_session(connections, trust_env=not is_local(self.url)),
-            {"inference": self._inference, "management": management},
-            timeout,
-        )
+        self._management = TokenSource("management", self.management_url, management_token)
+        session = session or pooled_session(connections, trust_env=not is_local(self.url))
+        self._sender = Sender(session, {"inference": self._inference, "management": self._management}, timeout)
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
@@ -95,7 +93,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._connection.close()
+        self._sender.close()
 
     def predict(self, source: Source, model: str, top_k: int | None = None) -> Any:
         """The prediction for one input, as its kind of output says it. An npy batch of several is `predict_batch`'s."""
@@ -178,7 +176,7 @@ class Client:
 
     def ping(self) -> None:
         """Raises ClientError unless something answers for predictions, which says nothing about any model."""
-        self._connection.send(Ask("inference", "GET", f"{self.url}/ping"), self._retries)
+        self._sender.send(Ask("inference", "GET", f"{self.url}/ping"), self._retries)
 
     def wait_ready(self, model: str, timeout: float = 120.0) -> None:
         """Returns once all workers of all versions are READY, which ours are after answering their goldens.
@@ -186,13 +184,13 @@ class Client:
         Raises TimedOut, with what stood in the way, after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        while (hindrance := self._hindrance(model)) is not None:
+        while (not_ready_reason := self._not_ready_reason(model)) is not None:
             if time.monotonic() > deadline:
-                raise TimedOut(f"Not ready after {timeout:g} s. {hindrance}", model)
+                raise TimedOut(f"Not ready after {timeout:g} s. {not_ready_reason}", model)
             time.sleep(0.2)
 
-    def _hindrance(self, model: str) -> str | None:
-        """Why a model is not ready; None where it is."""
+    def _not_ready_reason(self, model: str) -> str | None:
+        """None where the model is ready."""
         try:
             versions = catalogue.versions(self._manage(f"{model}/all", model=model, retries=ONCE), model)
         except ClientError as error:
@@ -215,11 +213,11 @@ class Client:
     def _ask(self, sent: Payload, model: str, headers: dict[str, str]) -> requests.Response:
         headers = {"Content-Type": sent.content_type, **headers}
         ask = Ask("inference", "POST", self._prediction_url(model), model, headers, body=sent.body)
-        return self._connection.send(ask, self._retries)
+        return self._sender.send(ask, self._retries)
 
     def _manage(
         self, path: str, params: dict[str, str] | None = None, model: str | None = None, retries: Retries | None = None
     ) -> requests.Response:
         url = f"{self.management_url}/models/{quote(path)}".rstrip("/")
         ask = Ask("management", "GET", url, model, params=params or {})
-        return self._connection.send(ask, retries or self._retries)
+        return self._sender.send(ask, retries or self._retries)

@@ -1,4 +1,8 @@
-"""One request to one server: authorised, timed, repeated where that is safe, and answered with 200 or an error."""
+"""One request to one server: authorised, timed, repeated where that is safe, and answered with 200 or an error.
+
+A server that says `Retry-After` with a 503 is left alone for so long, if the time for repeats allows that; else its
+error is raised at once.
+"""
 
 import random
 import threading
@@ -11,15 +15,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
 from client import errors
-from client.errors import (
-    BUSY,
-    ClientError,
-    ServerFailed,
-    TimedOut,
-    TokenRejected,
-    Unreachable,
-    WorkerDied,
-)
+from client.errors import BUSY, ClientError, ServerFailed, TimedOut, TokenRejected, Unreachable, WorkerDied
 from client.tokens import Bearer, TokenSource, Use
 
 Timeout = tuple[float, float]
@@ -85,13 +81,11 @@ def pooled_session(connections: int, trust_env: bool) -> requests.Session:
     return session
 
 
-class Connection:
+class Sender:
     """May be used by several threads: requests share nothing but the pool, and each carries its own token."""
 
     def __init__(self, session: requests.Session, tokens: Mapping[Use, TokenSource], timeout: Timeout) -> None:
-        self._session = session
-        self._tokens = tokens
-        self._timeout = timeout
+        self._session, self._tokens, self._timeout = session, tokens, timeout
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -107,8 +101,9 @@ class Connection:
                 return self._authorised(ask)
             except ClientError as error:
                 deaths += isinstance(error, WorkerDied)
-                spent = time.monotonic() - started + delay > retries.budget(error)
-                if spent or deaths > retries.deaths or self._closed.wait(delay):
+                wait = max(delay, error.retry_after)
+                spent = time.monotonic() - started + wait > retries.budget(error)
+                if spent or deaths > retries.deaths or self._closed.wait(wait):
                     raise
         raise AssertionError("delays never end")
 
@@ -139,20 +134,19 @@ class Connection:
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise _no_answer(error, ask, self._timeout) from None
+            raise self._no_answer(error, ask) from None
         if response.status_code != 200:
             raise errors.from_response(response, ask.model)
         return response
 
-
-def _no_answer(error: requests.RequestException, ask: Ask, timeout: Timeout) -> ClientError:
-    """requests wraps urllib3's error, which alone tells how far the request came."""
-    cause = error.args[0] if error.args else None
-    reason = getattr(cause, "reason", cause)
-    where = "/".join(ask.url.split("/")[:3])
-    if isinstance(error, requests.Timeout) or isinstance(reason, ReadTimeoutError):
-        seconds = timeout[0] if isinstance(error, requests.ConnectTimeout) else timeout[1]
-        return TimedOut(f"{where} did not answer within {seconds:g} s.", ask.model)
-    if isinstance(reason, NewConnectionError):
-        return Unreachable(f"Nothing answers at {where}. Is the server running there?", ask.model)
-    return ServerFailed(f"{where} broke off before its answer was whole ({type(reason).__name__}).", ask.model)
+    def _no_answer(self, error: requests.RequestException, ask: Ask) -> ClientError:
+        """requests wraps urllib3's error, which alone tells how far the request came."""
+        cause = error.args[0] if error.args else None
+        reason = getattr(cause, "reason", cause)
+        where = "/".join(ask.url.split("/")[:3])
+        if isinstance(error, requests.Timeout) or isinstance(reason, ReadTimeoutError):
+            seconds = self._timeout[0 if isinstance(error, requests.ConnectTimeout) else 1]
+            return TimedOut(f"{where} did not answer within {seconds:g} s.", ask.model)
+        if isinstance(reason, NewConnectionError):
+            return Unreachable(f"Nothing answers at {where}. Is the server running there?", ask.model)
+        return ServerFailed(f"{where} broke off before its answer was whole ({type(reason).__name__}).", ask.model)

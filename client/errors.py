@@ -13,8 +13,12 @@ An input that is refused before anything is sent is `inference.base.BadInput`, a
 """
 
 import json
+import time
+from email.utils import parsedate_to_datetime
 
 import requests
+
+from inference.protocol import RETRY_AFTER
 
 BUSY = 503  # the queue is full, or the model's workers are away
 LOST = 507  # the worker died with the request in hand; TorchServe at times says 500 and such words instead
@@ -22,64 +26,66 @@ LOST_WORDS = ("Worker died.", "Worker scaled down.")  # said alike where it ends
 
 
 class ClientError(Exception):
-    """`words` are the server's own where it said any; `status` is None where no HTTP status arrived."""
+    """`words` are the server's own where it said any; `status` is None where no HTTP status arrived.
 
-    def __init__(self, words: str, model: str | None = None, status: int | None = None) -> None:
-        super().__init__(words, model, status)
-        self.words = words
-        self.model = model
-        self.status = status
+    `retry_after` is how many seconds the server wants to be left alone; 0 where it does not say.
+    """
+
+    def __init__(
+        self, words: str, model: str | None = None, status: int | None = None, retry_after: float = 0.0
+    ) -> None:
+        super().__init__(words, model, status, retry_after)
+        self.words, self.model, self.status, self.retry_after = words, model, status, retry_after
 
     def __str__(self) -> str:
         about = f"{self.model}: " if self.model else ""
         return f"{about}{self.words}" + (f" (HTTP {self.status})" if self.status else "")
 
 
-class Unreachable(ClientError):
-    pass
+class Unreachable(ClientError): ...
 
 
-class TimedOut(Unreachable):
-    pass
+class TimedOut(Unreachable): ...
 
 
-class Rejected(ClientError):
-    pass
+class Rejected(ClientError): ...
 
 
-class TokenRejected(Rejected):
-    pass
+class TokenRejected(Rejected): ...
 
 
-class UnknownModel(Rejected):
-    pass
+class UnknownModel(Rejected): ...
 
 
-class ServerFailed(ClientError):
-    pass
+class ServerFailed(ClientError): ...
 
 
-class WorkerDied(ServerFailed):
-    pass
+class WorkerDied(ServerFailed): ...
 
 
 def from_response(response: requests.Response, model: str | None) -> ClientError:
     """The error that an answer other than 200 stands for."""
-    kind, words = _server_words(response)
     status = response.status_code
-    if kind == "InvalidKeyException" or status in (401, 403):  # TorchServe's status for it is 400
-        return TokenRejected(words, model, status)
-    if status == 404:
-        return UnknownModel(words, model, status)
-    if status == LOST or (status == 500 and words in LOST_WORDS):
-        return WorkerDied(words, model, status)
-    return (Rejected if 400 <= status < 500 else ServerFailed)(words, model, status)
-
-
-def _server_words(response: requests.Response) -> tuple[str, str]:
-    """The `type` and the `message` of an error's body, or what stands in for a message."""
     try:
         body = json.loads(response.content)
-        return str(body["type"]), str(body["message"])
+        kind, words = str(body["type"]), str(body["message"])
     except (ValueError, LookupError, TypeError):
-        return "", response.text.strip()[:200] or response.reason or "no reason given"
+        kind, words = "", response.text.strip()[:200] or response.reason or "no reason given"
+    error: type[ClientError] = Rejected if 400 <= status < 500 else ServerFailed
+    if kind == "InvalidKeyException" or status in (401, 403):  # TorchServe's status for it is 400
+        error = TokenRejected
+    elif status == 404:
+        error = UnknownModel
+    elif status == LOST or (status == 500 and words in LOST_WORDS):
+        error = WorkerDied
+    return error(words, model, status, seconds_of(response.headers.get(RETRY_AFTER, "")))
+
+
+def seconds_of(retry_after: str) -> float:
+    """The header holds a number of seconds or a date; 0 for a date that has passed, or anything else."""
+    if retry_after.isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0

@@ -1,6 +1,7 @@
 """What several commands take, and how they print tables."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,14 @@ Seconds = Annotated[
 ]
 Artifacts = Annotated[Path, typer.Option(help="Where training and export write.")]
 Store = Annotated[Path, typer.Option(help="Where the archives are.")]
+
+
+def require(command: str, *packages: str) -> None:
+    """Raises ValueError for the first of `packages`, by the names of their modules, that the client is here without."""
+    for package in packages:
+        if find_spec(package) is None:
+            named = {"hdrh": "hdrhistogram"}.get(package, package)
+            raise ValueError(f"{command} needs {named}. Install it, or make setup where this project lies.")
 
 
 def console() -> Console:

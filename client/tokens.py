@@ -46,7 +46,8 @@ class TokenSource:
     def __init__(self, use: Use, url: str, token: str | None = None) -> None:
         self._use = use
         self._fixed = _checked(token or os.environ.get(VARIABLES[use]))
-        self._key_file = _key_file(url)
+        named = os.environ.get(KEY_FILE_VARIABLE)
+        self._key_file = Path(named) if named else LOCAL_KEY_FILE if is_local(url) else None
         self._cached: str | None = None
 
     def current(self) -> str | None:
@@ -79,19 +80,12 @@ class TokenSource:
         try:
             keys = json.loads(self._key_file.read_bytes())
             if self._use == "management" and set(keys) & VARIABLES.keys() == {"inference"}:
-                return None  # a gateway's, which lets nobody manage
+                return None  # a gateway's, which gives no access to management
             return _checked(keys[self._use]["key"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError):
             raise ValueError(f"{self._key_file} holds no {self._use} key of TorchServe that can be read.") from None
-
-
-def _key_file(url: str) -> Path | None:
-    named = os.environ.get(KEY_FILE_VARIABLE)
-    if named:
-        return Path(named)
-    return LOCAL_KEY_FILE if is_local(url) else None
 
 
 def _checked(token: str | None) -> str | None:

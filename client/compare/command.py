@@ -1,11 +1,11 @@
 """`python -m client compare`: the runtimes side by side, in process and served, in one run."""
 
-import importlib.util
 import json
 import statistics
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +14,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from client import Client
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
-from client.client import Client
-from client.compare.tables import Figures, Row, tables
-from client.compare.timing import Target, Timing
+from client.compare.report import Figures, Row, draw, tables
 from client.errors import Unreachable
-from client.options import Artifacts, ManagementUrl, Store, Url, console
+from client.options import Artifacts, ManagementUrl, Store, Url, console, require
 from client.payloads import rows_payload, rows_per_request
 from client.tokens import is_local
 from client.verify.asker import Asker
@@ -38,7 +37,6 @@ WARM_UP = 50
 CONNECTIONS = 16
 PHASE_SECONDS = 2.0  # a phase sends no more after that, whatever its number of requests
 TOTAL_SECONDS = 95  # no round begins that would end later
-NEEDED = ("torch", "matplotlib", "psutil")  # which the client alone installs without
 
 
 class Contender:
@@ -60,32 +58,35 @@ class Contender:
         except RuntimeError as error:
             raise CannotCheck(f"{self.name}: {error}") from None
         p50, p99 = np.percentile(found["one"], [50, 99])
-        images = int(found["batch_size"]) / np.median(found["batch"])
         return {
             "load_s": float(found["load"]),
             "cold_first_answer_s": float(found["cold"]),
             "inprocess_p50_s": p50,
             "inprocess_p99_s": p99,
-            "inprocess_images_per_s": images,
+            "inprocess_images_per_s": int(found["batch_size"]) / np.median(found["batch"]),
         }
 
     def _served(self) -> Figures:
+        from client.compare.timing import timed
+
         count = rows_per_request(self.asker.contract)
         array = rows_payload(self.asker.contract, self.goldens.inputs[np.arange(count) % len(self.goldens)])
-        images = Target(self.client.url, self.name)
-        arrays = Target(self.client.url, self.name, array.content_type)
-        bodies = _repeat(self.goldens.requests, REQUESTS)
-        images.time(bodies[:WARM_UP], CONNECTIONS, PHASE_SECONDS / 4)
-        one = images.time(bodies, 1, PHASE_SECONDS)
-        many = images.time(_repeat(bodies, 2 * REQUESTS), CONNECTIONS, PHASE_SECONDS)
-        stacked = arrays.time([array.body] * (REQUESTS // 5), 1, PHASE_SECONDS)
-        figures = _figures("served_1", one) | _figures(f"served_{CONNECTIONS}", many)
-        return figures | {"served_images_per_s_of_arrays": stacked.per_second * count}
+        ask = partial(timed, self.client.url, self.name)
+        requests = list(islice(cycle(self.goldens.requests), 2 * REQUESTS))
+        ask(requests[:WARM_UP], CONNECTIONS, PHASE_SECONDS / 4)
+        figures: Figures = {}
+        for connections, sent in ((1, requests[:REQUESTS]), (CONNECTIONS, requests)):
+            latencies, per_second = ask(sent, connections, PHASE_SECONDS)
+            p50, p99 = np.percentile(latencies, [50, 99])
+            name = f"served_{connections}"
+            figures |= {f"{name}_p50_s": p50, f"{name}_p99_s": p99, f"{name}_per_s": per_second}
+        _, arrays_per_second = ask([array.body] * (REQUESTS // 5), 1, PHASE_SECONDS, array.content_type)
+        return figures | {"served_images_per_s_of_arrays": arrays_per_second * count}
 
     def _memory(self) -> list[float]:
         """Bytes of the model's workers, memory shared with other processes counted in part (PSS).
 
-        Empty for a server elsewhere, for one that nobody can ask for its workers, or where a worker has just gone.
+        Empty for a server elsewhere, for one that can't be asked for its workers, or where a worker has just gone.
         """
         import psutil
 
@@ -105,10 +106,6 @@ class Contender:
     def row(self) -> Row:
         """The medians of all rounds with their lowest and highest, and how the served answers compare with eager's."""
         verdict, served = self.proof()
-        fixed = {
-            "export_s": self.archive.export_seconds,
-            "artifact_bytes": self.archive.files[self.archive.artifact].bytes,
-        }
         return {
             "model": self.name,
             "runtime": self.archive.runtime,
@@ -121,7 +118,8 @@ class Contender:
             "images_per_request": rows_per_request(self.asker.contract),
             **asdict(verdict),
             "flips": len(verdict.flips),
-            **{name: _spread([value]) for name, value in fixed.items()},
+            "export_s": _spread([self.archive.export_seconds]),
+            "artifact_bytes": _spread([self.archive.files[self.archive.artifact].bytes]),
             **{name: _spread([one[name] for one in self.rounds]) for name in self.rounds[0]},
             "worker_memory_bytes": _spread(self.memory) if self.memory else None,
             "overhead_p50_s": _spread([one["served_1_p50_s"] - one["inprocess_p50_s"] for one in self.rounds]),
@@ -146,21 +144,8 @@ class Contender:
         return parity.compare(outputs, goldens, self.asker.limit, slack), asked[0].served
 
 
-def _figures(name: str, timing: Timing) -> Figures:
-    return {
-        f"{name}_p50_s": timing.percentile(50),
-        f"{name}_p99_s": timing.percentile(99),
-        f"{name}_per_s": timing.per_second,
-    }
-
-
 def _spread(values: list[float]) -> Figures:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def _repeat(bodies: Iterable[bytes], count: int) -> list[bytes]:
-    bodies = list(bodies)
-    return [bodies[index % len(bodies)] for index in range(count)]
 
 
 def compare(
@@ -176,32 +161,29 @@ def compare(
 
     Exit code 0: all are the same as eager, 1: one differs, 2: could not be compared.
     """
-    for package in NEEDED:
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(f"compare needs {package}. Install it, or make setup where this project lies.")
+    require("compare", "torch", "matplotlib", "psutil", "httptools")
+    screen, all_same = console(), True
     with no_crash_is_a_difference(), Client(url, management_url) as client:
-        rows = _compare(client, models or [], artifacts, store)
-    raise typer.Exit(0 if all(row["ok"] for row in rows) else 1)
-
-
-def _compare(client: Client, names: list[str], artifacts: Path, store: Path) -> list[Row]:
-    """All rows, also printed, and written model by model."""
-    screen, found, manifest = console(), [], Manifest.read(store)
-    served = served_names(client, manifest)
-    archives = manifest.choose(names or served)
-    check(store, archives)
-    threads = threads_per_worker(len(served))
-    for model in sorted({archive.model for archive in archives.values()}):
-        chosen = {name: archive for name, archive in archives.items() if archive.model == model}
-        folder = artifacts / model
-        contenders = _measure(client, chosen, folder, store, threads, screen)
-        rows = [contender.row() for contender in contenders]
-        for table in tables(rows):
-            screen.print(table)
-        _write(folder, rows, len(contenders[0].rounds))
-        screen.print(f"The figures are in {folder}/compare.json, drawn in {folder}/compare.png.", soft_wrap=True)
-        found += rows
-    return found
+        manifest = Manifest.read(store)
+        served = served_names(client, manifest)
+        archives = manifest.choose(models or served)
+        check(store, archives)
+        threads = threads_per_worker(len(served))
+        for model in sorted({archive.model for archive in archives.values()}):
+            chosen = {name: archive for name, archive in archives.items() if archive.model == model}
+            folder = artifacts / model
+            contenders = _measured(client, chosen, folder, store, threads, screen)
+            rows = [contender.row() for contender in contenders]
+            for table in tables(rows):
+                screen.print(table)
+            report = {"environment": environment(), "rounds": len(contenders[0].rounds), "rows": rows}
+            with publish(folder / "compare.json") as draft:
+                draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+            with publish(folder / "compare.png") as draft:
+                draw(rows, draft)
+            screen.print(f"The figures are in {folder}/compare.json, drawn in {folder}/compare.png.", soft_wrap=True)
+            all_same &= all(row["ok"] for row in rows)
+    raise typer.Exit(0 if all_same else 1)
 
 
 def _too_long(elapsed: float, rounds: int) -> bool:
@@ -209,20 +191,10 @@ def _too_long(elapsed: float, rounds: int) -> bool:
     return rounds > 0 and elapsed / rounds * (rounds + 1) > TOTAL_SECONDS
 
 
-def _write(folder: Path, rows: list[Row], rounds: int) -> None:
-    from client.compare.picture import draw
-
-    report = {"environment": environment(), "rounds": rounds, "rows": rows}
-    with publish(folder / "compare.json") as draft:
-        draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    with publish(folder / "compare.png") as draft:
-        draw(rows, draft)
-
-
-def _measure(
+def _measured(
     client: Client, archives: dict[str, Archive], folder: Path, store: Path, threads: int, screen: Console
 ) -> list[Contender]:
-    """All contenders in turn, in each round the other way round, so that a machine's moods meet them all.
+    """All contenders in turn, in each round the other way round, so that a slow minute of the machine meets them all.
 
     At most `ROUNDS`, at least one, and none that would end after `TOTAL_SECONDS`.
     """

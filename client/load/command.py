@@ -17,27 +17,19 @@ The report is one JSON object. Times are in seconds, rates in requests a second.
 """
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client import Client
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
-from client.client import Client
 from client.connection import CONNECT_SECONDS
-from client.load.arrivals import Arrival
-from client.load.generators import Generators
-from client.load.options import LoadOptions
-from client.load.target import Target, target
-from client.options import Artifacts, Store, Url, console
-from inference.tools.environment import environment
+from client.load.plan import Arrival, LoadOptions
+from client.options import Artifacts, Store, Url, console, require
 
 if TYPE_CHECKING:
-    from client.load.result import Result
-
-NEEDED = ("hdrh", "matplotlib")  # which the client alone installs without
-PACKAGES = {"hdrh": "hdrhistogram"}
+    from client.load.target import Target
 
 
 def load(
@@ -74,70 +66,43 @@ def load(
     """
     objective = None if slo_p99 is None else slo_p99 / 1e3
     options = LoadOptions(rate, concurrency, arrival, duration, objective, find_max, processes, timeout, seed)
-    for package in NEEDED:
-        if find_spec(package) is None:
-            named = PACKAGES.get(package, package)
-            raise ValueError(f"load needs {named}. Install it, or make setup where this project lies.")
+    require("load", "hdrh", "httptools", "matplotlib")
+    from client.load.target import prepared
+
     with no_crash_is_a_difference(), Client(url, timeout=(CONNECT_SECONDS, timeout)) as client:
-        aim = target(client, model, store, data or [], check_every)
-        problem = _load(aim, options, output or artifacts / aim.asker.contract.model / "load.json")
+        target = prepared(client, model, store, data or [], check_every)
+        problem = _load(target, options, output or artifacts / target.asker.contract.model / "load.json")
     if problem:
         print(f"{model}: {problem}", file=sys.stderr)
         raise typer.Exit(1)
 
 
-def _load(aim: Target, options: LoadOptions, output: Path) -> str | None:
+def _load(target: "Target", options: LoadOptions, output: Path) -> str | None:
     """What the server did wrong; None where it did nothing wrong. Raises CannotCheck for what the generator did."""
     from client.load.campaign import Campaign
+    from client.load.generators import Generators
     from client.load.report import table, write
 
-    screen = console()
-    with Generators(aim.address, aim.requests, options.generators) as generators:
-        campaign = Campaign(generators, aim, options, screen)
+    screen, count = console(), options.generators
+    with Generators(target.address, target.requests, count) as generators:
+        campaign = Campaign(generators, target, options, screen)
         held = campaign.highest() if options.find_max else campaign.single()
-    result = held or campaign.last
-    problem = campaign.problem(result) if held else _none_holds(result)
-    screen.print(table(result, _title(result, aim, options)))
-    picture = write(output, _head(aim, options, problem), result, campaign.trials)
+    if held:
+        result, problem = held, campaign.problem(held)
+        rejection = held.rejection if problem == held.rejection else None
+    else:
+        result = campaign.last
+        problem = " ".join(filter(None, ["No rate holds the objective.", result.failure]))
+        rejection = "The generator itself was late." if campaign.limited_by_generator else None
+    loop = "Closed loop" if result.run.due is None else f"Open loop, {options.arrival} arrivals"
+    sent_by = "1 process" if count == 1 else f"{count} processes"
+    screen.print(table(result, f"{target.asker.model}: {loop}, {result.run.seconds:g} s, sent by {sent_by}"))
+    picture = write(output, target, options, problem, result, campaign.trials)
     screen.print(f"The figures are in {output}, drawn in {picture}.", soft_wrap=True)
     if options.find_max and held:
-        screen.print(_found(held, campaign.limited_by_generator), soft_wrap=True)
-    if held:
-        rejection = result.rejection if problem == result.rejection else None
-    else:
-        rejection = "The generator itself was late." if campaign.limited_by_generator else None
+        found = f"The highest rate that holds the objective: {held.offered:,.1f} a second."
+        limited = " Above it the generator was late, so that the server may bear more."
+        screen.print(found + limited * campaign.limited_by_generator, soft_wrap=True)
     if problem and rejection:
         raise CannotCheck(f"{rejection} The run is rejected. Give it more --processes, free cores, or a lower rate.")
     return problem
-
-
-def _none_holds(result: "Result") -> str:
-    return " ".join(filter(None, ["No rate holds the objective.", result.failure]))
-
-
-def _title(result: "Result", aim: Target, options: LoadOptions) -> str:
-    loop = "Closed loop" if result.run.due is None else f"Open loop, {options.arrival} arrivals"
-    processes = "1 process" if options.generators == 1 else f"{options.generators} processes"
-    return f"{aim.asker.model}: {loop}, {result.run.seconds:g} s, sent by {processes}"
-
-
-def _found(held: "Result", limited: bool) -> str:
-    more = " Above it the generator was late, so that the server may bear more." if limited else ""
-    return f"The highest rate that holds the objective: {held.offered:,.1f} a second.{more}"
-
-
-def _head(aim: Target, options: LoadOptions, problem: str | None) -> dict[str, Any]:
-    return {
-        "model": aim.asker.model,
-        "url": aim.asker.client.url,
-        "ok": problem is None,
-        "problem": problem,
-        "mode": "closed" if options.concurrency else "open",
-        "arrival": None if options.concurrency else options.arrival,
-        "concurrency": options.concurrency,
-        "processes": options.generators,
-        "seed": options.seed,
-        "files": len(aim.files),
-        "objective_s": options.objective,
-        "environment": environment(),
-    }

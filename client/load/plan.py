@@ -1,67 +1,158 @@
-"""What a process of the generator is told, and what it gives back."""
+"""What is asked for, what each process of the generator is told to send, and what it gives back."""
 
+import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.tools.limits import cores
+
+MOST_REQUESTS = 5_000_000  # in one run; all are remembered until it is over
+MOST_CONNECTIONS = 900  # of all processes together; below the 1,024 open files that systems allow by default
+RATE_OF_A_PROCESS = 4_000  # a third of what one has been seen to send, in bodies of 77 KB
+CONNECTIONS_OF_A_PROCESS = 32
+OBJECTIVES = 20  # how many times the objective a trial must last, for a queue that grows to be seen
+LEAD_SECONDS = 0.3  # from the decision to start a run to its start: each process has its share by then
+
+Arrival = Literal["poisson", "constant"]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """As on the command line, checked before anything is sent; `objective` is in seconds."""
+
+    rate: float | None
+    concurrency: int | None
+    arrival: Arrival
+    duration: float
+    objective: float | None
+    find_max: bool
+    processes: int | None
+    timeout: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if (self.rate is not None) + (self.concurrency is not None) + self.find_max != 1:
+            raise ValueError("Give one of --rate, --concurrency and --find-max.")
+        if self.find_max and self.objective is None:
+            raise ValueError("--find-max needs an objective: --slo-p99 MS")
+        for name in ("rate", "duration", "timeout", "objective", "processes", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"--{'slo-p99' if name == 'objective' else name} must be above 0.")
+        objective = self.objective or 0.0
+        if (self.rate or 0) * self.duration > MOST_REQUESTS:
+            raise ValueError(f"One run sends at most {MOST_REQUESTS:,} requests. Lower --rate or --duration.")
+        if (self.concurrency or 0) > MOST_CONNECTIONS:
+            raise ValueError(f"--concurrency must be at most {MOST_CONNECTIONS}.")
+        if self.timeout <= objective:
+            raise ValueError("--timeout must be longer than the objective of --slo-p99.")
+        if self.find_max and self.duration < OBJECTIVES * objective:
+            raise ValueError(f"For --slo-p99 {1e3 * objective:g} give --duration {OBJECTIVES * objective:g} or more.")
+
+    @property
+    def generators(self) -> int:
+        """How many processes send: as many as the load takes, but half the cores are left to others."""
+        if self.processes is not None:
+            return self.processes
+        half = max(1, cores() // 2)
+        needed = (self.rate or 0) / RATE_OF_A_PROCESS + (self.concurrency or 0) / CONNECTIONS_OF_A_PROCESS
+        return min(half, math.ceil(needed)) or half
+
+
+def schedule(rate: float, seconds: float, arrival: Arrival, seed: int) -> NDArray[np.float64]:
+    """The seconds after the start at which requests are due, ascending: `rate` · `seconds` of them, at least one.
+
+    A Poisson process that is known to have n arrivals has them anywhere, each independent of the others: so two runs
+    at one rate offer the same number, and their bursts differ by the seed alone.
+    """
+    count = max(1, round(rate * seconds))
+    if arrival == "constant":
+        return np.arange(count) / rate
+    return np.sort(np.random.default_rng(seed).uniform(0, seconds, count))
+
 
 @dataclass(frozen=True)
 class Requests:
-    """Whole requests, as bytes. Of all that are sent, each `golden_every`-th is the next golden: the first is one."""
+    """Whole requests, as bytes, which are sent in turn. A right answer begins as `beginnings`, where given, says.
+
+    Of all that are sent, each `golden_every`-th is the next of `goldens`, where there are any: the first is one.
+    """
 
     bodies: Sequence[bytes]
-    goldens: Sequence[bytes]
-    golden_every: int
+    goldens: Sequence[bytes] = ()
+    golden_every: int = 1
+    beginnings: Sequence[bytes] = ()
 
-    def pick(self, number: int) -> tuple[bytes, int | None]:
-        """The request with that number, and which golden it is, if it is one."""
+    def pick(self, number: int) -> tuple[bytes, int | None, bytes]:
+        """The request with that number, which golden it is, if it is one, and how its answer must begin."""
         turn, rest = divmod(number, self.golden_every)
-        if rest == 0:
+        if self.goldens and rest == 0:
             row = turn % len(self.goldens)
-            return self.goldens[row], row
-        return self.bodies[number % len(self.bodies)], None
+            return self.goldens[row], row, b""
+        index = number % len(self.bodies)
+        return self.bodies[index], None, self.beginnings[index] if self.beginnings else b""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One process's share of a run: the requests numbered `first`, `first + step`, …
+class Run:
+    """What all processes do together, or one's share of it: the requests numbered `first`, `first + step`, …
 
     No number reaches `most`. `start` is in time.monotonic's seconds, which all processes share, and all else counts
     from it. With `due` the loop is open, and `connections` is the most that it opens; without, each of them sends one
     request after the other. `objective` is the latency above which an answer is counted as slow.
     """
 
-    start: float
     seconds: float
-    connections: int
     timeout: float
+    connections: int = MOST_CONNECTIONS
+    due: NDArray[np.float64] | None = None
+    objective: float = math.inf
+    start: float = 0.0
     first: int = 0
     step: int = 1
     most: int = 1 << 62
-    due: NDArray[np.float64] | None = None
-    objective: float = float("inf")
+
+    def shares(self, count: int) -> "list[Run]":
+        """One for each of `count` processes, or for as many as there are connections to share. They start soon."""
+        count = min(count, self.connections)
+        start = time.monotonic() + LEAD_SECONDS
+        return [
+            replace(
+                self,
+                start=start,
+                connections=len(range(index, self.connections, count)),
+                first=index,
+                step=count,
+                due=None if self.due is None else self.due[index::count],
+            )
+            for index in range(count)
+        ]
 
 
 @dataclass
-class Seen:
-    """What became of the requests; times in seconds after the start.
+class Observed:
+    """What became of one process's requests; times in seconds after the start.
 
     `answered` holds when each was due and when its answer was whole; `failed` when a request had failed, and how;
-    `goldens` the row, head and body of each answer to a golden; `lateness` how long after it was due each request was
-    taken in hand, which is this process's own doing; `waited` how many then found no connection free, nor leave to open
-    one. `cpu` is the share of a core that this process took.
+    `goldens` the row, headers and body of each answer to a golden; `lateness` how long after it was due each request
+    was taken in hand, which is this process's own doing; `waited` how many then found no connection free, nor leave to
+    open one. `cpu` is the processor time that this process took.
     """
 
     answered: list[tuple[float, float]] = field(default_factory=list)
     failed: list[tuple[float, str]] = field(default_factory=list)
-    goldens: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    goldens: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     lateness: list[float] = field(default_factory=list)
     slow: int = 0
     waited: int = 0
     connections: int = 0
     cpu: float = 0.0
+    seconds: float = 0.0
 
     @property
     def progress(self) -> tuple[int, int, int]:

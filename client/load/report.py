@@ -1,14 +1,16 @@
 """What `client load` leaves: a table, a JSON file and a picture. matplotlib is needed for the picture alone."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from client.load.plan import LoadOptions
 from client.load.result import PERCENTILES, Result
+from client.load.target import Target
+from inference.tools.environment import environment
 from inference.tools.files import publish
 
 COLUMNS = ("offered/s", "achieved/s", "errors", *(f"p{p:g}" for p in PERCENTILES), "max", "checked", "late p99")
@@ -33,7 +35,7 @@ def heading() -> str:
 
 
 def _cells(result: Result) -> list[str]:
-    latencies = [*(result.percentile(percent) for percent in PERCENTILES), result.histogram.largest]
+    latencies = [*(result.percentile(percent) for percent in PERCENTILES), result.percentile(100)]
     offered = "–" if result.offered is None else f"{result.offered:,.1f}"
     return [offered, f"{result.achieved:,.1f}", f"{len(result.failed):,}", *map(_ms, latencies)]
 
@@ -42,20 +44,33 @@ def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:,.2f} ms"
 
 
-def write(path: Path, head: dict[str, Any], result: Result, trials: Sequence[dict[str, Any]]) -> Path:
+def write(
+    path: Path, target: Target, options: LoadOptions, problem: str | None, result: Result, trials: list[dict[str, Any]]
+) -> Path:
     """Writes the report to `path`, and the picture beside it, whose path is given back."""
     report = {
-        **head,
+        "model": target.asker.model,
+        "url": target.asker.client.url,
+        "ok": problem is None,
+        "problem": problem,
+        "mode": "closed" if options.concurrency else "open",
+        "arrival": None if options.concurrency else options.arrival,
+        "concurrency": options.concurrency,
+        "processes": options.generators,
+        "seed": options.seed,
+        "files": len(target.files),
+        "objective_s": options.objective,
+        "environment": environment(),
         **result.as_json(),
         "by_second": result.by_second(),
         "histogram": result.histogram.encoded(),
-        "trials": list(trials),
+        "trials": trials,
     }
     with publish(path) as draft:
         draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     picture = path.with_suffix(".png")
     with publish(picture) as draft:
-        _draw(result, str(head["model"]), draft)
+        _draw(result, target.asker.model, draft)
     return picture
 
 

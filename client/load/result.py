@@ -1,17 +1,20 @@
-"""What a run under load came to, and whether it may be believed."""
+"""What a run under load came to, and whether it may be believed. hdrhistogram is needed here alone."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from client.load.generators import Run
-from client.load.histogram import Histogram
-from client.load.plan import Seen
+from client.load.plan import Observed, Run
+
+MICROSECOND = 1e-6
+LONGEST = 3_600_000_000  # µs, which an hour has
+DIGITS = 3
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 CPU_LIMIT = 0.95  # of a core: a process that took more may itself have been what was slow
@@ -23,40 +26,43 @@ LATE_FORGIVEN = 0.005
 LATE_MOST = 0.050
 
 
-@dataclass(frozen=True)
+class Histogram:
+    """HDR histogram of `seconds`, from 1 µs to an hour. A percentile is off by 0.1 % at most, and so is the maximum."""
+
+    def __init__(self, seconds: NDArray[np.float64]) -> None:
+        self._counts = HdrHistogram(1, LONGEST, DIGITS)
+        values, counts = np.unique(np.round(seconds / MICROSECOND).astype(np.int64), return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            if not self._counts.record_value(max(1, value), count):
+                raise ValueError(f"A latency of {value * MICROSECOND:,.0f} s is too long to be one.")
+
+    def percentile(self, percent: float) -> float:
+        """In seconds; the value that at least `percent` of all do not exceed. hdrhistogram would round the rank."""
+        count = max(1, self._counts.get_total_count())
+        rank = math.ceil(count * percent / 100 - 1e-9)
+        return float(self._counts.get_value_at_percentile(100 * rank / count)) * MICROSECOND
+
+    def encoded(self) -> str:
+        """Compressed, in base64, as every implementation of HdrHistogram reads it (V2)."""
+        return bytes(self._counts.encode()).decode()
+
+
 class Result:
     """One run. `due` and `latencies` are those of the requests that were answered, in order, in seconds.
 
     `failed` holds when each of the others failed, and how; `checked` and `wrong` the answers to goldens that were
-    compared with eager's, and the sentences about those that differ.
+    compared with eager's, and the sentences about those that differ; `cpu` the share of a core of each process.
     """
 
-    run: Run
-    due: NDArray[np.float64]
-    latencies: NDArray[np.float64]
-    failed: list[tuple[float, str]]
-    lateness: NDArray[np.float64]
-    connections: int
-    waited: int
-    cpu: tuple[float, ...]
-    checked: int
-    wrong: tuple[str, ...]
-
-    @classmethod
-    def of(cls, run: Run, seen: Sequence[Seen], checked: int, wrong: Sequence[str]) -> "Result":
-        answered = np.array(sorted(pair for one in seen for pair in one.answered)).reshape(-1, 2)
-        return cls(
-            run=run,
-            due=answered[:, 0],
-            latencies=answered[:, 1] - answered[:, 0],
-            failed=sorted(pair for one in seen for pair in one.failed),
-            lateness=np.array([late for one in seen for late in one.lateness]),
-            connections=sum(one.connections for one in seen),
-            waited=sum(one.waited for one in seen),
-            cpu=tuple(one.cpu for one in seen),
-            checked=checked,
-            wrong=tuple(wrong),
-        )
+    def __init__(self, run: Run, observed: Sequence[Observed], checked: int, wrong: Sequence[str]) -> None:
+        answered = np.array(sorted(pair for one in observed for pair in one.answered)).reshape(-1, 2)
+        self.run, self.checked, self.wrong = run, checked, wrong
+        self.due, self.latencies = answered[:, 0], answered[:, 1] - answered[:, 0]
+        self.failed = sorted(pair for one in observed for pair in one.failed)
+        self.lateness = np.array([late for one in observed for late in one.lateness])
+        self.connections = sum(one.connections for one in observed)
+        self.waited = sum(one.waited for one in observed)
+        self.cpu = [one.cpu / one.seconds for one in observed]
 
     @cached_property
     def histogram(self) -> Histogram:
@@ -110,10 +116,8 @@ class Result:
         if late > allowed:
             return f"The generator itself was late, by {late:.1f} ms at p99; {allowed:.1f} ms would do."
         if self.run.due is None and max(self.cpu) > CPU_LIMIT:
-            return (
-                f"A process of the generator took {max(self.cpu):.0%} of a core, so that it may have been what was "
-                "slow."
-            )
+            took = f"A process of the generator took {max(self.cpu):.0%} of a core"
+            return f"{took}, so that it may have been what was slow."
         return None
 
     def misses(self, objective: float) -> str | None:
@@ -128,7 +132,6 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The part of the report that every run has; `client.load` says what its fields are."""
-        histogram = self.histogram
         return {
             "offered_per_s": self.offered,
             "achieved_per_s": self.achieved,
@@ -138,37 +141,30 @@ class Result:
             "checked": self.checked,
             "wrong": list(self.wrong),
             "latency_s": {
-                **{f"p{percent:g}": histogram.percentile(percent) for percent in PERCENTILES},
-                "max": histogram.largest,
+                **{f"p{percent:g}": self.percentile(percent) for percent in PERCENTILES},
+                "max": self.percentile(100),
             },
             "lateness_p99_s": self.late,
             "connections": self.connections,
             "waited_for_connection": self.waited,
-            "generator_cpu": list(self.cpu),
+            "generator_cpu": self.cpu,
             "rejection": self.rejection,
         }
 
     def by_second(self) -> list[dict[str, Any]]:
         """For each second: what was due, answered and failed in it, and the latencies of what was due in it."""
-        ends = self.due + self.latencies
-        failed = np.array([when for when, _ in self.failed])
-        last = max(self.run.seconds, ends.max(initial=0.0), failed.max(initial=0.0))
+        ends, failed = self.due + self.latencies, np.array([when for when, _ in self.failed])
+        count = math.ceil(max(self.run.seconds, ends.max(initial=0.0), failed.max(initial=0.0)))
+
+        def counted(times: NDArray[np.float64]) -> list[int]:
+            counts: list[int] = np.bincount(times.astype(int), minlength=count).tolist()
+            return counts[:count]
+
+        offered = [None] * count if self.run.due is None else counted(self.run.due)
         rows = []
-        for second in range(int(np.ceil(last))):
-            mine = self.latencies[_within(self.due, second)]
+        for second, counts in enumerate(zip(offered, counted(ends), counted(failed), strict=True)):
+            mine = self.latencies[self.due.astype(int) == second]
             p50, p99 = np.percentile(mine, [50, 99]).tolist() if len(mine) else (None, None)
-            rows.append(
-                {
-                    "second": second,
-                    "offered": None if self.run.due is None else int(_within(self.run.due, second).sum()),
-                    "answered": int(_within(ends, second).sum()),
-                    "failed": int(_within(failed, second).sum()),
-                    "p50_s": p50,
-                    "p99_s": p99,
-                }
-            )
+            names = ("offered", "answered", "failed")
+            rows.append({"second": second, **dict(zip(names, counts, strict=True)), "p50_s": p50, "p99_s": p99})
         return rows
-
-
-def _within(times: NDArray[np.float64], second: int) -> NDArray[np.bool_]:
-    return (times >= second) & (times < second + 1)

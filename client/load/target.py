@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from requests.structures import CaseInsensitiveDict
 
+from client import Client
 from client.cannot_check import CannotCheck
-from client.client import Client
-from client.load.plan import Requests, Seen
-from client.load.wire import headers_of, post, resolved
+from client.load.plan import Observed, Requests
+from client.load.wire import post, resolved
 from client.payloads import ANY_BYTES, payload
 from client.predict import image_files
 from client.tokens import TokenSource
@@ -32,42 +32,37 @@ class Target:
     requests: Requests
     files: tuple[str, ...]
 
-    def check(self, seen: Sequence[Seen]) -> tuple[int, list[str]]:
+    def check(self, observed: Sequence[Observed]) -> tuple[int, list[str]]:
         """How many of the answers to goldens there are, and what is wrong with some of them."""
         found = [
-            self.asker.recorded(row, CaseInsensitiveDict(headers_of(head)), body)
-            for one in seen
-            for row, head, body in one.goldens
+            self.asker.recorded(row, CaseInsensitiveDict(headers), body)
+            for one in observed
+            for row, headers, body in one.goldens
         ]
         return len(found), [sentence for sentence in found if sentence]
 
 
-def target(client: Client, name: str, store: Path, data: Sequence[str], golden_every: int) -> Target:
+def prepared(client: Client, name: str, store: Path, data: Sequence[str], golden_every: int) -> Target:
     """Raises ValueError or ClientError where nothing can be sent, CannotCheck where another archive answers."""
     parts = urlsplit(client.url)
     if parts.scheme != "http":
         raise ValueError(f"{client.url}: load speaks plain HTTP. Give the address of the server behind the TLS.")
-    files = _files(data)
-    bodies = [payload(file) for file in files]
+    files = [file for source in data for file in image_files(source)]
+    if len(files) > MOST_FILES:
+        print(f"Of {len(files):,} files the first {MOST_FILES:,} are sent.", file=sys.stderr)
+    bodies = [payload(file) for file in files[:MOST_FILES]]
     archive = Manifest.read(store).choose([name])[name]
     check(store, {name: archive})
     asker = Asker(client, name, archive, read_goldens(store / archive.file))
     if problem := asker.outputs(0).problem:
         raise CannotCheck(f"{name} cannot be put under load. {problem}")
-    headers = {"Authorization": f"Bearer {TokenSource('inference', client.url).current() or ''}", "Accept": JSON}
+    token = TokenSource("inference", client.url).current() or ""
 
-    def request(body: bytes, **fields: str) -> bytes:
-        named = {key.replace("_", "-"): value for key, value in fields.items()}
-        return post(parts.netloc.rpartition("@")[2], f"/predictions/{name}", headers | named, body)
+    def request(body: bytes, content_type: str, accept: str = JSON) -> bytes:
+        headers = {"Authorization": f"Bearer {token}", "Accept": accept, "Content-Type": content_type}
+        return post(parts.netloc.rpartition("@")[2], f"/predictions/{name}", headers, body)
 
-    goldens = [request(body, Content_Type=ANY_BYTES, Accept=NPY) for body in asker.goldens.requests]
-    sent = [request(one.body, Content_Type=one.content_type) for one in bodies]
-    sent = sent or [request(body, Content_Type=ANY_BYTES) for body in asker.goldens.requests]
-    return Target(asker, resolved(client.url), Requests(sent, goldens, golden_every), files)
-
-
-def _files(data: Sequence[str]) -> tuple[str, ...]:
-    found = [file for source in data for file in image_files(source)]
-    if len(found) > MOST_FILES:
-        print(f"Of {len(found):,} files the first {MOST_FILES:,} are sent.", file=sys.stderr)
-    return tuple(found[:MOST_FILES])
+    goldens = [request(body, ANY_BYTES, NPY) for body in asker.goldens.requests]
+    sent = [request(one.body, one.content_type) for one in bodies]
+    sent = sent or [request(body, ANY_BYTES) for body in asker.goldens.requests]
+    return Target(asker, resolved(client.url), Requests(sent, goldens, golden_every), tuple(files[:MOST_FILES]))

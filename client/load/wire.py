@@ -1,17 +1,14 @@
-"""HTTP/1.1 with no library between the clock and the socket: one request at a time on a connection that stays open."""
+"""HTTP/1.1 with httptools alone between the clock and the socket: one request at a time on a kept connection."""
 
 import asyncio
-import re
 import select
 import selectors
 import socket
-from collections.abc import Mapping
-from typing import Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import cast
 from urllib.parse import quote, urlsplit
 
-STATUS = re.compile(rb"HTTP/1\.1 (\d{3})")
-LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+from httptools import HttpParserError, HttpResponseParser
 
 
 def post(host: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -42,18 +39,20 @@ def resolved(url: str) -> tuple[str, int]:
     return str(address[0]), int(address[1])
 
 
-class Owner(Protocol):
-    """Who hears what becomes of a request, and then may send another."""
-
-    def answered(self, connection: "Connection", status: int, head: bytes, body: bytes) -> None: ...
-
-    def hung_up(self, connection: "Connection", reason: str) -> None: ...
+Headers = list[tuple[bytes, bytes]]
+Answered = Callable[["HttpConnection", int, Headers, bytes], None]
 
 
-class Connection(asyncio.Protocol):
-    def __init__(self, owner: Owner) -> None:
-        self._owner, self._received, self._needed = owner, bytearray(), 0
-        self._ended = False
+class HttpConnection(asyncio.Protocol):
+    """An answer ends by its length, with its last chunk, or where it has neither, with the connection.
+
+    `answered` hears of each, and may send another request; `hung_up` hears why there won't be one. What begins with
+    `on_` is called by httptools, which would make a parser's error of any error in it.
+    """
+
+    def __init__(self, answered: Answered, hung_up: "Callable[[HttpConnection, str], None]") -> None:
+        self._answered, self._hung_up, self._parser = answered, hung_up, HttpResponseParser(self)
+        self._closed = self._whole = self._ends_with_connection = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -63,46 +62,53 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Nothing more is heard of it."""
-        self._ended = True
+        self._closed = True
         self._transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        if len(self._received) >= self._needed:
-            self._look()
-
-    def _look(self) -> None:
-        """Whether the answer is whole. Its length is looked for once; what comes later is only counted."""
-        end = self._received.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = bytes(self._received[:end])
-        status, length = STATUS.match(head), LENGTH.search(head)
-        if not status or not length:
-            self._end("no HTTP/1.1 answer with its length")
-            return
-        self._needed = end + 4 + int(length[1])
-        if len(self._received) >= self._needed:
-            body = bytes(self._received[end + 4 : self._needed])
-            self._received.clear()
-            self._needed = 0
-            self._ended = bool(CLOSES.search(head))
-            self._owner.answered(self, int(status[1]), head, body)
 
     @property
     def ended(self) -> bool:
         """Whether it takes no further request."""
-        return self._ended or self._transport.is_closing()
+        return self._closed or self._transport.is_closing()
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def on_message_begin(self) -> None:
+        self._headers: Headers = []
+        self._body = bytearray()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._keeps_open = self._parser.should_keep_alive()
+        if not self._keeps_open:
+            names = {name.lower() for name, _ in self._headers}
+            self._ends_with_connection = not names & {b"content-length", b"transfer-encoding"}
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        self._whole, self._ends_with_connection = True, False
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            self._end("no HTTP/1.1 answer")
+            return
+        if self._whole:
+            self._whole = False
+            self._answer(self._keeps_open)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._ends_with_connection and not error and not self._closed:
+            self._answer(False)
         self._end("hung up")
 
+    def _answer(self, keeps_open: bool) -> None:
+        self._closed = not keeps_open
+        self._answered(self, self._parser.get_status_code(), self._headers, bytes(self._body))
+
     def _end(self, reason: str) -> None:
-        if not self._ended:
+        if not self._closed:
             self.close()
-            self._owner.hung_up(self, reason)
-
-
-def headers_of(head: bytes) -> dict[str, str]:
-    lines = head.decode("latin-1").split("\r\n")[1:]
-    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            self._hung_up(self, reason)

@@ -1,15 +1,14 @@
 """`python -m client verify`: every hop from the training script's model to the HTTP response, compared with eager."""
 
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from client import Client
 from client.cannot_check import CannotCheck, no_crash_is_a_difference
-from client.client import Client
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.verify.asker import Asker
 from client.verify.http_hops import HttpHops
@@ -49,30 +48,41 @@ class Verifier:
         archives = self.manifest.choose(names or served_names(self.client, self.manifest))
         if self.unbatched:
             archives = {name: archive.model_copy(update={"batch_size": 1}) for name, archive in archives.items()}
-        check(self.store, archives if self.http_only else archives | _eager_archives(self.manifest, archives))
+        eager: dict[str, Archive] = {}
+        if not self.http_only:
+            needed = {archive_name(archive.model, "eager"): name for name, archive in archives.items()}
+            if missing := next((one for one in needed if one not in self.manifest.archives), None):
+                name = needed[missing]
+                advice = f"python -m export {archives[name].model} --runtime eager"
+                raise CannotCheck(f"{name} needs {missing}; export it: {advice}")
+            eager = {one: self.manifest.archives[one] for one in needed}
+        check(self.store, archives | eager)
         return archives
 
     def verify(self, name: str, archive: Archive) -> Verdict:
-        goldens = _reference(self.artifacts / archive.model, self.http_only)
-        hops = [] if self.http_only else list(self._inprocess(name, archive, goldens))
+        """Goldens and contract must belong to the weights beside them; where only HTTP is, those may be elsewhere."""
+        model, folder = archive.model, self.artifacts / archive.model
+        goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
+        weights = folder / "weights.safetensors"
+        trained = goldens.weights if self.http_only and not weights.exists() else sha256(weights)
+        if (trained, contract) != (goldens.weights, goldens.contract):
+            again = f"Export again: python -m export {model} --new-goldens"
+            raise CannotCheck(f"{model} was trained anew since it was exported. {again}")
+        hops = [] if self.http_only else self._inprocess(name, archive, goldens)
         hops += HttpHops(Asker(self.client, name, archive, goldens)).run()
-        file = self.store / archive.file
-        return Verdict(name, archive.model, archive.runtime, goldens.weights, file, archive.device, tuple(hops))
+        return Verdict(name, archive, self.store / archive.file, goldens.weights, tuple(hops))
 
-    def _inprocess(self, name: str, archive: Archive, goldens: Goldens) -> Iterator[Hop]:
+    def _inprocess(self, name: str, archive: Archive, goldens: Goldens) -> list[Hop]:
         """decode, eager, runtime, handler: each computed by the code in the archives, not by this repository's."""
+        eager = self.manifest.archives[archive_name(archive.model, "eager")]
         try:
-            decode, runtime, handler = self._hops(archive, goldens)
-            _, eager, _ = self._hops(self.manifest.archives[archive_name(archive.model, "eager")], goldens)
+            for one in (archive, eager):
+                if one.file not in self.known:
+                    self.known[one.file] = inprocess_hops(self.store / one.file, goldens, one.runtime, THREADS)
         except (RuntimeError, FileNotFoundError) as error:
             raise CannotCheck(f"{name}: {error}") from None
-        yield from (decode, Hop("eager", eager.comparison), runtime, handler)
-
-    def _hops(self, archive: Archive, goldens: Goldens) -> list[Hop]:
-        if archive.file not in self.known:
-            path = self.store / archive.file
-            self.known[archive.file] = inprocess_hops(path, goldens, archive.runtime, THREADS)
-        return self.known[archive.file]
+        decode, runtime, handler = self.known[archive.file]
+        return [decode, Hop("eager", self.known[eager.file][1].comparison), runtime, handler]
 
 
 def verify(
@@ -100,52 +110,23 @@ def verify(
             raise CannotCheck(
                 "The hops in process need torch. Install it, or check the others: python -m client verify --http"
             )
+        screen, verdicts = console(), []
         with Client(url, management_url) as client:
             verifier = Verifier(client, artifacts, store, manifest, http_only, unbatched)
-            verdicts = _verdicts(verifier, verifier.chosen(models or []))
+            for name, archive in verifier.chosen(models or []).items():
+                with screen.status(f"Verifying {name}"):
+                    verdicts.append(verdict := verifier.verify(name, archive))
+                screen.print(verdict.table())
+                if verdict.look_at:
+                    screen.print(verdict.look_at, highlight=False, soft_wrap=True)
+        for model in {verdict.archive.model for verdict in verdicts}:
+            report = _report(artifacts, model)
+            write(report, [verdict for verdict in verdicts if verdict.archive.model == model])
+            screen.print(f"The report is in {report}.", highlight=False, soft_wrap=True)
         if junit:
             write_junit(junit, verdicts)
     raise typer.Exit(0 if all(verdict.ok for verdict in verdicts) else 1)
 
 
-def _verdicts(verifier: Verifier, archives: dict[str, Archive]) -> list[Verdict]:
-    """Also printed, each as it is found, and written model by model in the end."""
-    screen, verdicts = console(), []
-    for name, archive in archives.items():
-        with screen.status(f"Verifying {name}"):
-            verdicts.append(verifier.verify(name, archive))
-        screen.print(verdicts[-1].table())
-        if advice := verdicts[-1].look_at:
-            screen.print(advice, highlight=False, soft_wrap=True)
-    for model in {archive.model for archive in archives.values()}:
-        report = _report(verifier.artifacts, model)
-        write(report, [verdict for verdict in verdicts if verdict.model == model])
-        screen.print(f"The report is in {report}.", highlight=False, soft_wrap=True)
-    return verdicts
-
-
 def _report(artifacts: Path, model: str) -> Path:
     return artifacts / model / "verify.json"
-
-
-def _eager_archives(manifest: Manifest, archives: dict[str, Archive]) -> dict[str, Archive]:
-    """Those that the eager hop of `archives` runs."""
-    needed = {archive_name(archive.model, "eager"): name for name, archive in archives.items()}
-    for eager, name in needed.items():
-        if eager not in manifest.archives:
-            model = archives[name].model
-            raise CannotCheck(f"{name} needs {eager}; export it: python -m export {model} --runtime eager")
-    return {eager: manifest.archives[eager] for eager in needed}
-
-
-def _reference(folder: Path, http_only: bool) -> Goldens:
-    """Goldens, which must belong to the contract and weights beside them; with `http_only` those may be elsewhere."""
-    goldens, contract = Goldens.read(folder / "goldens.npz"), Contract.read(folder / "contract.json")
-    weights = folder / "weights.safetensors"
-    trained = goldens.weights if http_only and not weights.exists() else sha256(weights)
-    if (trained, contract) != (goldens.weights, goldens.contract):
-        raise CannotCheck(
-            f"{folder.name} was trained anew since it was exported. "
-            f"Export again: python -m export {folder.name} --new-goldens"
-        )
-    return goldens

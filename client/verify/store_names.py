@@ -1,15 +1,15 @@
-"""Which models to ask about where nobody says it."""
+"""Which models to ask about where the command line names none."""
 
 import sys
 from contextlib import suppress
 
-from client.client import Client
+from client import Client
 from client.errors import ServerFailed, Unreachable
 from inference.store.manifest import Manifest
 
 
 def served_names(client: Client, manifest: Manifest) -> list[str]:
-    """The models that the server says it serves; all of the store's where nobody can be asked, which stderr is told.
+    """The models that the server says it serves; all of the store's where it can't be asked, and a line on stderr.
 
     A container's management interface is reachable from nowhere, and its key file holds no token for one. Raises
     Unreachable where nothing answers for predictions either.

@@ -11,9 +11,13 @@ from xml.etree import ElementTree
 from rich import box
 from rich.table import Table
 
-from client.compare.tables import verdict_cells
+from client.compare.report import verdict_cells
 from inference.selfcheck import Hop
+from inference.store.manifest import Archive
 from inference.tools.files import publish
+
+# Control characters that XML can't hold; a sentence may have a server's own words in it.
+NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 # By the first hop that differs: all before it are the same, so this is where the difference comes in.
 LOOK_AT = {
@@ -36,17 +40,12 @@ LOOK_AT = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """One served model, hop by hop. `digest` is the SHA-256 of the weights that eager's answers come from.
-
-    `file` is where its archive lies, and `device` the kind of device that it is for.
-    """
+    """One served model, hop by hop. `digest` is the SHA-256 of the weights that eager's answers come from."""
 
     name: str
-    model: str
-    runtime: str
-    digest: str
+    archive: Archive
     file: Path
-    device: str
+    digest: str
     hops: tuple[Hop, ...]
 
     @property
@@ -61,13 +60,14 @@ class Verdict:
     def look_at(self) -> str:
         """What to do next; "" where nothing differs."""
         text = LOOK_AT.get(self.first_failing_hop or "", "")
-        runtime, device = self.runtime.replace("_", "-"), "" if self.device == "cpu" else f" --device {self.device}"
-        return text.format(model=self.model, runtime=runtime, archive=self.file, device=device)
+        kind = self.archive.device
+        device, runtime = "" if kind == "cpu" else f" --device {kind}", self.archive.runtime.replace("_", "-")
+        return text.format(model=self.archive.model, runtime=runtime, archive=self.file, device=device)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "model": self.name,
-            "runtime": self.runtime,
+            "runtime": self.archive.runtime,
             "digest": self.digest,
             "ok": self.ok,
             "first_failing_hop": self.first_failing_hop,
@@ -94,11 +94,6 @@ def write(path: Path, verdicts: Sequence[Verdict]) -> None:
         draft.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
-def _printable(text: str) -> str:
-    """Without the control characters that XML can't hold: a sentence may have a server's own words in it."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
-
-
 def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
     """A suite for each model, a test case for each hop; a hop that differs is a failure."""
     suites = ElementTree.Element("testsuites")
@@ -110,7 +105,9 @@ def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
             case = ElementTree.SubElement(suite, "testcase", classname=verdict.name, name=hop.hop)
             if not hop.comparison.ok:
                 first = hop.hop == verdict.first_failing_hop
-                failure = ElementTree.SubElement(case, "failure", message=_printable(hop.comparison.sentence))
+                failure = ElementTree.SubElement(
+                    case, "failure", message=NOT_IN_XML.sub("\ufffd", hop.comparison.sentence)
+                )
                 failure.text = verdict.look_at if first else f"An earlier hop differs: {verdict.first_failing_hop}."
     ElementTree.indent(suites)
     with publish(path) as draft:

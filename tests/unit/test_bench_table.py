@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import table
-from benchmarks.markdown import number, put
-from benchmarks.statistic import ALONE, ranked, row, sound, spread, worst
+from benchmarks.table import ALONE, number, put, ranked, row, sound, spread, worst
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"ok": True, "max_abs": 1e-6, "error_ratio": 1.0, "flips": 0, "sentence": ""}

@@ -4,6 +4,9 @@ import itertools
 import socket
 import threading
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any, ClassVar
 
 import pytest
@@ -11,7 +14,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.client import Client
+from client import Client
 from client.connection import Retries
 from client.errors import (
     Rejected,
@@ -21,6 +24,7 @@ from client.errors import (
     UnknownModel,
     Unreachable,
     WorkerDied,
+    seconds_of,
 )
 from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, answer, failure, one, scripted
 
@@ -103,6 +107,44 @@ def test_waiting_for_a_busy_server_ends_within_its_budget() -> None:
     assert caught.value.status == 503
     assert 0.2 < elapsed < 1.0
     assert len(server.calls) >= 5
+
+
+def busy(retry_after: str) -> Reply:
+    return replace(failure(503), headers={"Retry-After": retry_after})
+
+
+def test_a_server_that_says_when_to_come_back_is_left_alone_until_then() -> None:
+    with scripted([busy("1"), answer(one("7"))]) as server, client_for(server.url) as client:
+        started = time.monotonic()
+        assert client.predict(b"image", MODEL).label == "7"
+        assert time.monotonic() - started >= 1
+    assert len(server.calls) == 2
+
+
+@pytest.mark.parametrize("retry_after", ["3", "9" * 400, "Fri, 31 Dec 2199 23:59:59 GMT"])
+def test_a_server_that_says_to_come_back_too_late_is_not_asked_again(retry_after: str) -> None:
+    with scripted([busy(retry_after)]) as server, client_for(server.url) as client:
+        started = time.monotonic()
+        with pytest.raises(ServerFailed, match="own words") as caught:
+            client.predict(b"image", MODEL)
+        assert time.monotonic() - started < 1  # the time for repeats is two seconds
+    assert caught.value.retry_after >= 3
+    assert len(server.calls) == 1
+
+
+def test_a_date_to_come_back_at_is_understood() -> None:
+    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    assert 58 < seconds_of(in_a_minute) <= 60
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1e3", "0", "Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 99 Nov 1994"])
+def test_what_says_no_time_to_come_back_at_is_no_time(text: str) -> None:
+    assert seconds_of(text) == 0
+
+
+@given(st.text())
+def test_no_retry_after_breaks_the_client(text: str) -> None:
+    assert seconds_of(text) >= 0
 
 
 def test_a_refused_connection_is_tried_again_and_then_unreachable() -> None:

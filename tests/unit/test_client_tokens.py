@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client.client import Client
+from client import Client
 from client.connection import ONCE
 from client.errors import TokenRejected
 from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, Script, answer, failure, one, scripted

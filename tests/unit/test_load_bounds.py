@@ -5,7 +5,7 @@ import math
 import pytest
 
 from client.compare import command as compare
-from client.compare.timing import Target
+from client.compare.timing import timed
 from client.errors import ServerFailed
 from client.payloads import rows_per_request
 from inference import selfcheck as inprocess
@@ -22,8 +22,8 @@ def _some_token(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("seconds", "sent"), [(math.inf, 100), (3600, 100), (0, 4)])
 def test_a_phase_ends_by_count_or_by_time_and_each_connection_has_sent_something(seconds: float, sent: int) -> None:
     with scripted([Reply()]) as server:
-        found = Target(server.url, "some").time([b"body"] * 100, 4, seconds)
-    assert len(found.latencies) == len(server.calls) == sent
+        latencies, _ = timed(server.url, "some", [b"body"] * 100, 4, seconds)
+    assert len(latencies) == len(server.calls) == sent
 
 
 @pytest.mark.parametrize(("seconds", "turns"), [(3600, [0, 1, 2, 3]), (0, [0])])
@@ -46,7 +46,7 @@ def test_as_many_images_as_fit_go_into_one_request(side: int, channels: int, max
 
 def test_what_fails_while_it_is_timed_is_an_error() -> None:
     with scripted([Reply(), failure(503)]) as server, pytest.raises(ServerFailed, match="HTTP 503"):
-        Target(server.url, "some").time([b"body"] * 10, 2)
+        timed(server.url, "some", [b"body"] * 10, 2)
 
 
 @pytest.mark.parametrize(

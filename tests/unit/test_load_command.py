@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.client import Client
-from client.load import find_max
+from client import Client
+from client.load import campaign
 from client.verify.asker import Asker
 from inference.protocol import ATTESTED, NPY
 from inference.store.manifest import Archive, File, Manifest, describe
@@ -173,7 +173,7 @@ LOCK, LAST = threading.Lock(), [0.0]
 def test_the_highest_rate_is_found_and_held_again(
     shell: Shell, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(find_max, "RESOLUTION", 1.2)
+    monkeypatch.setattr(campaign, "RESOLUTION", 1.2)
     options = ("--find-max", "--slo-p99", "45", "--duration", "0.9", "--arrival", "constant", "--check-every", "100")
     code, report = measured(shell, Counter(archive), *options)
     assert (code, report["ok"]) == (0, True), shell.out + shell.err
@@ -192,7 +192,7 @@ def test_the_highest_rate_is_found_and_held_again(
 def test_an_objective_that_nothing_holds_is_exit_code_1(
     shell: Shell, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(find_max, "LOWEST", 0.3)
+    monkeypatch.setattr(campaign, "LOWEST", 0.3)
 
     class Slow(Service):
         def __call__(self, call: Call) -> Reply:
@@ -257,7 +257,9 @@ def test_a_server_that_is_down_or_refuses_is_exit_code_2(shell: Shell, archive: 
     assert sentence.startswith("digits-onnx cannot be put under load. The answer attests version '2.0'")
 
 
-@pytest.mark.parametrize(("module", "package"), [("hdrh", "hdrhistogram"), ("matplotlib", "matplotlib")])
+@pytest.mark.parametrize(
+    ("module", "package"), [("hdrh", "hdrhistogram"), ("httptools", "httptools"), ("matplotlib", "matplotlib")]
+)
 def test_a_package_that_is_missing_is_named(
     shell: Shell,
     archive: Archive,
@@ -265,6 +267,6 @@ def test_a_package_that_is_missing_is_named(
     module: str,
     package: str,
 ) -> None:
-    monkeypatch.setattr("client.load.command.find_spec", lambda name: None if name == module else name)
+    monkeypatch.setattr("client.options.find_spec", lambda name: None if name == module else name)
     sentence = refused(shell, Service(archive), "digits-onnx", "--rate", "9")
     assert sentence == f"load needs {package}. Install it, or make setup where this project lies.\n"

@@ -8,17 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 from client.cannot_check import CannotCheck
-from client.load.arrivals import schedule
-from client.load.generators import Generators, Run
-from client.load.plan import Requests
+from client.load.generators import Generators
+from client.load.plan import Observed, Requests, Run, schedule
 from client.load.result import Result
-from client.load.wire import post
+from client.load.wire import post, resolved
 from tests.unit.scripted_server import Call, Reply, Script, failure, scripted
 from tests.unit.test_client_retries import free_port
 
@@ -38,11 +36,14 @@ def never(*_: float) -> bool:
 
 
 def send(url: str, run: Run, processes: int = 1) -> Result:
-    parts = urlsplit(url)
-    assert parts.hostname
-    assert parts.port
-    with Generators((parts.hostname, parts.port), REQUESTS, processes) as generators:
-        return Result.of(run, generators.run(run, never), 0, [])
+    with Generators(resolved(url), REQUESTS, processes) as generators:
+        return Result(run, generators.run(run, never), 0, [])
+
+
+def observe(url: str, run: Run) -> Observed:
+    with Generators(resolved(url), REQUESTS, 1) as generators:
+        [observed] = generators.run(run, never)
+    return observed
 
 
 def constant(rate: float, seconds: float, timeout: float = 10, connections: int = 100) -> Run:
@@ -99,6 +100,15 @@ def test_every_failure_is_counted_by_its_kind_and_in_no_latency() -> None:
     assert found.errors == {"HTTP 503": 10, "hung up": 10}
     assert len(found.latencies) == 80
     assert found.failure == "20 of 100 requests failed: 10 × HTTP 503, 10 × hung up."
+
+
+def test_an_answer_that_begins_otherwise_than_it_must_is_a_failure() -> None:
+    with scripted([Reply(body=b'{"label": "cat", "score": 1}')]) as server:
+        requests = Requests([request(b"a cat"), request(b"a dog")], beginnings=[b'{"label": "cat"', b'{"label": "dog"'])
+        with Generators(resolved(server.url), requests, 1) as generators:
+            [observed] = generators.run(Run(10, 10, 2, most=20), never)
+    assert len(observed.answered) == 10
+    assert [reason for _, reason in observed.failed] == ['200: {"label": "cat", "score": 1}'] * 10
 
 
 def test_a_closed_loop_goes_on_after_a_failure() -> None:
@@ -160,37 +170,34 @@ def test_processes_send_together_what_one_would_have_sent(processes: int) -> Non
 
 def test_a_run_that_is_lost_ends_before_its_time() -> None:
     with scripted(lambda _: Reply()) as server:
-        parts, run = urlsplit(server.url), constant(rate=100, seconds=30)
-        assert parts.hostname
-        assert parts.port
-        with Generators((parts.hostname, parts.port), REQUESTS, 2) as generators:
-            result = Result.of(run, generators.run(run, lambda _now, answered, _failed, _slow: answered >= 10), 0, [])
+        run = constant(rate=100, seconds=30)
+        with Generators(resolved(server.url), REQUESTS, 2) as generators:
+            result = Result(run, generators.run(run, lambda _now, answered, _failed, _slow: answered >= 10), 0, [])
             assert result.ended_early
             assert 10 <= len(result.latencies) < 3_000
             short = constant(rate=100, seconds=0.3)  # and what comes next is whole
-            assert len(Result.of(short, generators.run(short, never), 0, []).latencies) == 30
+            assert len(Result(short, generators.run(short, never), 0, []).latencies) == 30
     assert len(server.calls) == len(result.latencies) + 30
 
 
 def test_a_generator_that_had_no_processor_is_found_to_be_late() -> None:
     with scripted(lambda _: Reply()) as server:
-        parts, run = urlsplit(server.url), constant(rate=100, seconds=1)
-        assert parts.hostname
-        assert parts.port
-        with Generators((parts.hostname, parts.port), REQUESTS, 1) as generators:
+        run = constant(rate=100, seconds=1)
+        with Generators(resolved(server.url), REQUESTS, 1) as generators:
             (process,) = generators._processes
-            paused = False
+            assert process.pid
+            pid, paused = process.pid, False
 
             def pause(now: float, *_: int) -> bool:
                 nonlocal paused
                 if now > 0.2 and not paused:
                     paused = True
-                    os.kill(process.pid, signal.SIGSTOP)
+                    os.kill(pid, signal.SIGSTOP)
                     time.sleep(0.4)
-                    os.kill(process.pid, signal.SIGCONT)
+                    os.kill(pid, signal.SIGCONT)
                 return False
 
-            found = Result.of(run, generators.run(run, pause), 0, [])
+            found = Result(run, generators.run(run, pause), 0, [])
     assert (found.lateness > 0.2).sum() >= 15
     assert "The generator itself was late" in str(found.rejection)
     assert len(found.latencies) == 100
@@ -198,10 +205,8 @@ def test_a_generator_that_had_no_processor_is_found_to_be_late() -> None:
 
 def test_a_process_that_ends_by_itself_ends_the_run() -> None:
     with scripted(lambda _: Reply()) as server:
-        parts, run = urlsplit(server.url), constant(rate=100, seconds=30)
-        assert parts.hostname
-        assert parts.port
-        with Generators((parts.hostname, parts.port), REQUESTS, 1) as generators:
+        run = constant(rate=100, seconds=30)
+        with Generators(resolved(server.url), REQUESTS, 1) as generators:
             (process,) = generators._processes
 
             def end(*_: float) -> bool:
@@ -235,7 +240,8 @@ def raw(*pieces: bytes) -> Iterator[str]:
         thread.join()
 
 
-HEAD = b"HTTP/1.1 200 OK\r\nServer: some\r\ncontent-length: 5\r\n\r\n"
+LENGTH, CHUNKED = b"content-length: 5", b"Transfer-Encoding: chunked"
+HEAD = b"HTTP/1.1 200 OK\r\nServer: some\r\n" + LENGTH + b"\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -245,19 +251,29 @@ HEAD = b"HTTP/1.1 200 OK\r\nServer: some\r\ncontent-length: 5\r\n\r\n"
         (HEAD[:7], HEAD[7:40], HEAD[40:] + b"1", b"2345"),
         tuple(bytes([byte]) for byte in HEAD + b"12345"),
         (HEAD.replace(b"some", b"some\r\nConnection: close") + b"12345",),
+        (HEAD.replace(LENGTH, b"Connection: close") + b"12345",),
+        (HEAD.replace(LENGTH, b"Connection: close") + b"1", b"2345"),
+        (HEAD.replace(b"/1.1", b"/1.0").replace(LENGTH, b"Date: today") + b"12345",),
+        (HEAD.replace(LENGTH, CHUNKED) + b"5\r\n12345\r\n0\r\n\r\n",),
+        (HEAD.replace(LENGTH, CHUNKED) + b"2;some=extension\r\n1", b"2\r\n3\r\n34", b"5\r\n0\r\nA: trailer\r\n\r\n"),
+        tuple(bytes([byte]) for byte in HEAD.replace(LENGTH, CHUNKED) + b"1\r\n1\r\n4\r\n2345\r\n0\r\n\r\n"),
     ],
 )
 def test_an_answer_is_put_together_however_it_arrives(pieces: tuple[bytes, ...]) -> None:
     with raw(*pieces) as url:
-        found = send(url, Run(0.1, 10, due=np.zeros(1)))
-    assert (len(found.latencies), found.failed) == (1, [])
+        observed = observe(url, Run(0.1, 10, due=np.zeros(1)))
+    assert (len(observed.answered), observed.failed) == (1, [])
+    [(row, headers, body)] = observed.goldens
+    assert (row, headers["Server"], body) == (0, "some", b"12345")
 
 
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "no HTTP/1.1 answer with its length"),
-        (b"220 mail.example.com ESMTP\r\n\r\n", "no HTTP/1.1 answer with its length"),
+        (HEAD.replace(LENGTH, CHUNKED) + b"5\r\n12345\r\n", "hung up"),  # the last chunk is missing
+        (HEAD.replace(LENGTH, CHUNKED) + b"five\r\n12345\r\n", "no HTTP/1.1 answer"),
+        (HEAD + b"12345" + HEAD[5:], "no HTTP/1.1 answer"),
+        (b"220 mail.example.com ESMTP\r\n\r\n", "no HTTP/1.1 answer"),
         (HEAD + b"1234", "hung up"),
         (HEAD[:20], "hung up"),
         (b"", "hung up"),
@@ -267,3 +283,22 @@ def test_an_answer_that_is_none_is_a_failure(answer: bytes, kind: str) -> None:
     with raw(answer) as url:
         found = send(url, Run(0.1, 10, due=np.zeros(1)))
     assert found.errors == {kind: 1}
+
+
+def test_a_connection_that_stays_open_carries_chunked_answers_one_after_the_other() -> None:
+    chunked = (HEAD.replace(LENGTH, CHUNKED), b"3\r\n123\r\n", b"2\r\n45\r\n0\r\n\r\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while connection.recv(65536):
+                    for piece in chunked:
+                        connection.sendall(piece)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        observed = observe(f"http://127.0.0.1:{listener.getsockname()[1]}", Run(10, 10, 1, most=21))
+        thread.join()
+    assert (len(observed.answered), observed.failed, observed.connections) == (21, [], 1)
+    assert [body for _, _, body in observed.goldens] == [b"12345"] * 3

@@ -1,8 +1,10 @@
-"""The comparison as tables for people."""
+"""The comparison as tables and as a picture. matplotlib is needed for the picture alone."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -40,6 +42,19 @@ BLOCKS: dict[str, dict[str, tuple[str, tuple[float, str]]]] = {
 }
 
 
+PANELS = (
+    ("Latency, p50, one at a time (ms)", (("in process", "inprocess_p50_s", 1e3), ("served", "served_1_p50_s", 1e3))),
+    (
+        "Throughput (images/s)",
+        (
+            ("16 connections", "served_16_per_s", 1),
+            ("arrays of {images_per_request}", "served_images_per_s_of_arrays", 1),
+        ),
+    ),
+    ("Worker memory (MB)", (("PSS", "worker_memory_bytes", 1e-6),)),
+)
+
+
 def tables(rows: list[Row]) -> Iterable[Table]:
     """One row per runtime in each table; a median, with the lowest and highest of the rounds where they differ."""
     for title, block in BLOCKS.items():
@@ -48,15 +63,11 @@ def tables(rows: list[Row]) -> Iterable[Table]:
         for row in rows:
             table.add_row(row["model"], *(_cell(row[name], *form) for name, form in block.values()))
         yield table
-    yield _proof(rows)
-
-
-def _proof(rows: list[Row]) -> Table:
     columns = ("model", "provider", "largest difference", "error ratio", "flips", "")
-    table = Table(*columns, title="Beside eager", title_justify="left", box=box.SIMPLE)
+    proof = Table(*columns, title="Beside eager", title_justify="left", box=box.SIMPLE)
     for row in rows:
-        table.add_row(row["model"], row["provider"], *verdict_cells(row))
-    return table
+        proof.add_row(row["model"], row["provider"], *verdict_cells(row))
+    yield proof
 
 
 def verdict_cells(verdict: Mapping[str, Any]) -> list[str]:
@@ -71,3 +82,23 @@ def _cell(spread: Figures | None, scale: float, form: str) -> str:
         return "–"
     middle, low, high = (form.format(scale * spread[name]) for name in ("median", "low", "high"))
     return middle if low == high else f"{middle}\n{low.split()[0]}–{high.split()[0]}"
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Bars for each runtime, medians with lowest and highest, as a PNG. A panel that lacks figures is left out."""
+    from matplotlib.figure import Figure
+
+    panels = [panel for panel in PANELS if all(row[name] for row in rows for _, name, _ in panel[1])]
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        width = 0.8 / len(series)
+        for index, (label, name, scale) in enumerate(series):
+            figures = np.array([[row[name][key] for row in rows] for key in ("low", "median", "high")]) * scale
+            places = np.arange(len(rows)) + (index - (len(series) - 1) / 2) * width
+            errors = np.diff(figures, axis=0)  # from low to median, and from there to high
+            axes.bar(places, figures[1], width * 0.9, yerr=errors, capsize=3, label=label.format(**rows[0]))
+        axes.set_xticks(range(len(rows)), [row["runtime"] for row in rows])
+        axes.margins(y=0.3)  # room for the legend
+        axes.legend()
+        axes.set_title(title)
+    figure.savefig(path, dpi=120)
