@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pynvml
@@ -39,11 +40,11 @@ def exporting(server: Server, port: int) -> Iterator[int]:
         thread.join()
 
 
+@dataclass(frozen=True)
 class Figures(Collector):
     """What is asked for at each scrape: the host about its models, and NVIDIA's driver about the GPUs."""
 
-    def __init__(self, run_directory: Path) -> None:
-        self._run_directory = run_directory
+    run_directory: Path
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         yield from self._models()
@@ -51,7 +52,7 @@ class Figures(Collector):
 
     def _models(self) -> Iterator[GaugeMetricFamily]:
         """Workers, queue and default version of each model."""
-        server, described = recall(self._run_directory), None
+        server, described = recall(self.run_directory), None
         if server and (running := HOST.connect(server, HOST_SECONDS)):  # else it can't be asked yet
             with running.session, suppress(NotServing, requests.RequestException):
                 described = running.described()

@@ -12,8 +12,6 @@ from serve.host import HOST
 from serve.record import NotServing, Server, find, recall
 from serve.versions import choose
 
-LAST_LINES = 25
-
 
 def start(run_directory: Path, store: Path, names: list[str], port: int, workers: int = 1) -> Server:
     """Starts a server and returns once every model is ready. Else raises ValueError, and nothing is left running.
@@ -48,7 +46,7 @@ def start(run_directory: Path, store: Path, names: list[str], port: int, workers
                 _give_workers(server)
                 ready()
         except NotServing as error:
-            words = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+            words = log.read_text(errors="replace").splitlines()[-25:]
             raise NotServing("\n".join([f"{error} Its last words:", *words])) from None
     except BaseException:
         HOST.stop(server)
