@@ -26,7 +26,7 @@ class NotPromoted(NotServing):
 
 
 class Server(Frozen):
-    """A running server, as remembered in `server.json` of its run directory.
+    """A running server, as remembered in `server.json` of its run directory, where the host has its files too.
 
     `scratch` is where it unpacks archives, `models` the SHA-256 of each archive that it serves, by name and version.
     `state` is the folder that remembers which versions were promoted; it may outlive the server. Each model was started

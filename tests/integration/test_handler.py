@@ -31,6 +31,9 @@ def context(requests=1, gpu=None, **headers):
     made.request_processor = [RequestProcessor(dict(headers)) for _ in range(requests)]
     return made
 
+def request(body, accept):
+    return Request(body, headers={"accept": accept})
+
 def worker():
     handler = Handler()
     handler.initialize(context())
@@ -66,7 +69,7 @@ for accept, size in itertools.product((NPY, JSON), (1, 7, 32)):
         bodies = goldens.requests[start : start + size]
         told = context(len(bodies), accept=accept, {field}={{"content-type": ""}})
         given = handler.handle([{{"{field}": bytearray(body)}} for body in bodies], told)
-        expected = predictor.answer([Request(bytes(body), headers={"accept": accept}) for body in bodies])
+        expected = predictor.answer([request(body, accept) for body in bodies])
         assert {{answer.status for answer in expected}} == {{200}}
         assert expected[0].headers[ATTESTED["batch_size"]] == str(len(bodies))
         assert_same(given, told, expected)
@@ -81,8 +84,8 @@ bodies = [goldens.requests[0], b"no picture", goldens.requests[1]]
 told = context(len(bodies), accept=NPY)
 given = handler.handle([{"body": body} for body in bodies], told)
 assert [told.get_response_status(index)[0] for index in range(3)] == [200, 400, 200]
-assert_same(given, told, predictor.answer([Request(body, headers={"accept": NPY}) for body in bodies]))
-alone = predictor.answer([Request(body, headers={"accept": NPY}) for body in goldens.requests[:2]])
+assert_same(given, told, predictor.answer([request(body, NPY) for body in bodies]))
+alone = predictor.answer([request(body, NPY) for body in goldens.requests[:2]])
 assert [given[0], given[2]] == [answer.body for answer in alone]
 """
     run(program, archive)
