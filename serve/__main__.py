@@ -78,6 +78,21 @@ def run_service(
 
 
 @app.command()
+def status() -> None:
+    """Show each version's workers, and whether it answers a golden right. Exit code 0 when all are ready, 1 if not."""
+    states = check_health(running_server(RUN_DIRECTORY))
+    table = Table("model", "version", "default", "workers", "ready", box=box.SIMPLE)
+    for health in states:
+        workers = ", ".join(f"{worker.pid} {worker.status}" for worker in health.version.workers)
+        ready = f"no: {health.reason}" if health.reason else "yes"
+        table.add_row(health.version.model, health.version.version, "yes" if health.default else "", workers, ready)
+    console = Console()
+    # A reason is wrapped only where somebody looks at it: elsewhere it is kept by Docker, and read line by line.
+    (console if console.is_terminal else Console(width=UNWRAPPED)).print(table)
+    raise typer.Exit(1 if any(health.reason for health in states) else 0)
+
+
+@app.command()
 def promote(model: Model, version: Annotated[str, typer.Argument(help="A version that the store holds.")]) -> None:
     """Serve another version of a model by default, once it was loaded beside the present one and answers right."""
     with operating(RUN_DIRECTORY) as running:
@@ -112,21 +127,6 @@ def forget(
     """Let the next start take the newest version of a model, whichever was promoted. No server has to run."""
     forget_promoted(state, model)
     print(f"The next start serves the newest version of {model}.")
-
-
-@app.command()
-def status() -> None:
-    """Show each version's workers, and whether it answers a golden right. Exit code 0 when all are ready, 1 if not."""
-    states = check_health(running_server(RUN_DIRECTORY))
-    table = Table("model", "version", "default", "workers", "ready", box=box.SIMPLE)
-    for health in states:
-        workers = ", ".join(f"{worker.pid} {worker.status}" for worker in health.version.workers)
-        ready = f"no: {health.reason}" if health.reason else "yes"
-        table.add_row(health.version.model, health.version.version, "yes" if health.default else "", workers, ready)
-    console = Console()
-    # A reason is wrapped only where somebody looks at it: elsewhere it is kept by Docker, and read line by line.
-    (console if console.is_terminal else Console(width=UNWRAPPED)).print(table)
-    raise typer.Exit(1 if any(health.reason for health in states) else 0)
 
 
 @app.command()
