@@ -14,10 +14,9 @@ from inference.goldens import Goldens
 from inference.parity import Tolerance
 from inference.store.archive import environment
 from inference.store.manifest import Archive, Manifest
-from serve import server
+from serve.record import Server
+from serve.torchserve import server
 from serve.torchserve.launch import Ports, command, configuration
-from serve.torchserve.management import Management
-from serve.torchserve.record import read_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALE_SECONDS = 60
@@ -102,9 +101,9 @@ def archive_environment(subject: Subject) -> dict[str, str]:
 
 
 def torchserve(subject: Subject, place: Place) -> Launch:
-    """As `serve/server.py` starts it and `python -m serve scale` gives it workers, with one thread in each."""
+    """As `serve/local.py` starts it and `python -m serve scale` gives it workers, with one thread in each."""
     chosen = {subject.name: [subject.archive]}
-    ours = server.new(subject.store, place.folder, place.port, chosen)
+    ours = server.new(place.folder, subject.store, place.folder, place.port, chosen)
     metrics, scratch = place.folder / "metrics", Path(ours.scratch)
     for folder in (metrics, scratch):
         folder.mkdir(mode=0o700, parents=True)
@@ -112,7 +111,7 @@ def torchserve(subject: Subject, place: Place) -> Launch:
     config.write_text(configuration(Ports(place.port), subject.store, chosen))
 
     def settle() -> None:
-        management = Management.of(ours, place.folder, SCALE_SECONDS)
+        management = server.connect(ours)
         assert management
         management.scale(subject.name, subject.archive.version, place.workers)
 
@@ -120,15 +119,15 @@ def torchserve(subject: Subject, place: Place) -> Launch:
         command=command(config, scratch),
         environment={**environment(1), "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
         path=f"/predictions/{subject.name}",
-        headers=lambda: _bearer(place.folder),
+        headers=lambda: _bearer(ours),
         settle=settle,
         leaves=(scratch,),
     )
 
 
-def _bearer(folder: Path) -> dict[str, str]:
-    keys = read_keys(folder)
-    return {"Authorization": f"Bearer {keys['inference']['key']}"} if keys else {}
+def _bearer(ours: Server) -> dict[str, str]:
+    management = server.connect(ours)
+    return {"Authorization": f"Bearer {management.token}"} if management else {}
 
 
 def fastapi(subject: Subject, place: Place) -> Launch:

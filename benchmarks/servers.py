@@ -33,9 +33,8 @@ from inference.store.archive import read_goldens, unpacked
 from inference.tools.commands import run
 from inference.tools.environment import environment
 from inference.tools.files import publish
-from serve.server import check_ports
-from serve.torchserve.launch import Ports
-from serve.torchserve.record import NotServing
+from serve.record import NotServing
+from serve.torchserve.server import check_ports
 
 RESULTS = Path(__file__).with_name("results")
 ALONE_TITLE = "in process, no server"
@@ -119,7 +118,7 @@ def free_port() -> int:
     """The first of five in a row that nothing listens on."""
     for port in range(FIRST_PORT, FIRST_PORT + 1000, 10):
         try:
-            check_ports(Ports(port))
+            check_ports(port)
             return port
         except NotServing:
             continue

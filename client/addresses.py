@@ -3,10 +3,11 @@
 import os
 from urllib.parse import urlsplit
 
+from inference.tools.torchserve import PORT
+
 URL_VARIABLE = "ENTERING_URL"
 MANAGEMENT_URL_VARIABLE = "ENTERING_MANAGEMENT_URL"
 PORT_VARIABLE = "ENTERING_PORT"
-PORT = 8080  # for predictions; management has the port after it
 
 
 def inference(given: str | None) -> str:

@@ -18,8 +18,7 @@ from urllib.parse import quote
 
 import requests
 
-from client import addresses, answers, catalogue
-from client.catalogue import ModelVersion
+from client import addresses, answers
 from client.connection import (
     ANSWER_SECONDS,
     CONNECT_SECONDS,
@@ -38,6 +37,7 @@ from inference.base import BadInput
 from inference.outputs import Outputs
 from inference.outputs.classes import TOP_K
 from inference.protocol import JSON, NPY
+from inference.tools.torchserve import PAGE, VERSIONS, ModelVersion
 
 CONNECTIONS = 32
 
@@ -160,7 +160,7 @@ class Client:
         names: list[str] = []
         params = {"limit": "100"}
         while True:
-            page = catalogue.page(self._manage("", params))
+            page = answers.parsed(PAGE, self._manage("", params), None)
             names += [listed.model for listed in page.models]
             if page.next_page is None:
                 return names
@@ -168,11 +168,11 @@ class Client:
 
     def versions(self, model: str) -> list[ModelVersion]:
         """All versions of a model, without their metadata: no worker is asked."""
-        return catalogue.versions(self._manage(f"{model}/all", model=model), model)
+        return answers.parsed(VERSIONS, self._manage(f"{model}/all", model=model), model)
 
     def describe(self, model: str) -> ModelVersion:
         """One version of a model (the default one where none is named), with what its handler says of itself."""
-        return catalogue.versions(self._manage(model, {"customized": "true"}, model), model)[0]
+        return answers.parsed(VERSIONS, self._manage(model, {"customized": "true"}, model), model)[0]
 
     def ping(self) -> None:
         """Raises ClientError unless something answers for predictions, which says nothing about any model."""
@@ -184,15 +184,16 @@ class Client:
         Raises TimedOut, with what stood in the way, after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        while (not_ready_reason := self._not_ready_reason(model)) is not None:
+        while (reason := self._not_ready_reason(model)) is not None:
             if time.monotonic() > deadline:
-                raise TimedOut(f"Not ready after {timeout:g} s. {not_ready_reason}", model)
+                raise TimedOut(f"Not ready after {timeout:g} s. {reason}", model)
             time.sleep(0.2)
 
     def _not_ready_reason(self, model: str) -> str | None:
-        """None where the model is ready."""
+        """Why a model is not ready; None where it is."""
         try:
-            versions = catalogue.versions(self._manage(f"{model}/all", model=model, retries=ONCE), model)
+            response = self._manage(f"{model}/all", model=model, retries=ONCE)
+            versions = answers.parsed(VERSIONS, response, model)
         except ClientError as error:
             return error.words
         away = [version for version in versions if not version.is_ready]

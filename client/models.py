@@ -4,10 +4,10 @@ from rich import box
 from rich.table import Table
 
 from client import Client
-from client.catalogue import ModelVersion
 from client.connection import ANSWER_SECONDS, CONNECT_SECONDS, Retries
 from client.errors import ServerFailed
 from client.options import ManagementUrl, Seconds, console
+from inference.tools.torchserve import ModelVersion
 
 COLUMNS = ("model", "version", "runtime", "provider", "device", "precision", "ready", "weights")
 

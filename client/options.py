@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from client.addresses import MANAGEMENT_URL_VARIABLE, PORT, PORT_VARIABLE, URL_VARIABLE
+from client.addresses import MANAGEMENT_URL_VARIABLE, PORT_VARIABLE, URL_VARIABLE
+from inference.tools.torchserve import PORT
 
 Url = Annotated[
     str | None,

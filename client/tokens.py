@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 import requests
 from requests.auth import AuthBase
 
+from inference.tools.torchserve import KEY_FILE
+
 Use = Literal["inference", "management"]
 
 VARIABLES: dict[Use, str] = {"inference": "ENTERING_TOKEN", "management": "ENTERING_MANAGEMENT_TOKEN"}
 KEY_FILE_VARIABLE = "ENTERING_KEY_FILE"
-LOCAL_KEY_FILE = Path(".serve/key_file.json")
+LOCAL_KEY_FILE = Path(".serve", KEY_FILE)
 
 READ_KEY = 'import json, sys; print(json.load(open(sys.argv[1]))["{use}"]["key"])'
 

@@ -1,10 +1,11 @@
-"""How a running server is: TorchServe's own word about each worker, and the answer to a golden."""
+"""How a running server is: the host's own word about each worker, and the answer to a golden."""
 
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import requests
 
@@ -12,86 +13,83 @@ from inference.goldens import Goldens
 from inference.store.archive import read_goldens
 from inference.store.manifest import NAME, Archive, Manifest
 from inference.tools.files import sha256
-from serve.torchserve.management import Management, Refused
-from serve.torchserve.record import Server
+from inference.tools.torchserve import ModelVersion
+from serve.host import HOST, Process, Running
+from serve.record import NotServing, Server
 
 # All questions together. A container's health check must have printed its reason within its own 9 s.
 ANSWER_SECONDS = 7
+STARTUP_SECONDS = 180
+
+CHANGED = "its archive has changed since the server was started"
 
 
 @dataclass(frozen=True)
 class Health:
-    """How one version is. `ready`: every worker is READY and a golden was answered right.
+    """How one version is; there is no `reason` where every worker is READY and a golden was answered right.
 
     `default` is whether it answers requests that name no version.
     """
 
-    name: str
-    version: str
-    workers: list[dict[str, Any]]
-    ready: bool
-    reason: str = ""
+    version: ModelVersion
     default: bool = False
+    reason: str = ""
 
 
-def check_health(server: Server, run_directory: Path) -> list[Health]:
-    """Asks about the workers of each registered version and, when all are READY, for the answer to a golden."""
-    management = Management.of(server, run_directory, ANSWER_SECONDS)
-    if management is None:
-        return [Health(*one, workers=[], ready=False, reason="the server is starting") for one in _each(server)]
-    with management.session, ThreadPoolExecutor(max(1, len(server.models))) as threads:
-        names = list(server.models)
-        defaults = dict(zip(names, threads.map(partial(_default, management), names), strict=True))
-        return list(threads.map(partial(_health, management, defaults), _each(server)))
+def check_health(server: Server) -> list[Health]:
+    """Asks about the workers of each recorded version and, when all are READY, for the answer to a golden."""
+    running, reason = HOST.connect(server, ANSWER_SECONDS), "the server is starting"
+    if running:
+        with running.session, ThreadPoolExecutor(max(1, len(server.models))) as threads:
+            try:
+                described = [one for one in running.described() if one[0].version in server.models[one[0].model]]
+                return list(threads.map(partial(_health, running), described))
+            except NotServing as error:
+                reason = str(error)
+            except requests.RequestException as error:
+                reason = f"no answer ({type(error).__name__})"
+    each = ((name, version) for name, versions in server.models.items() for version in versions)
+    return [Health(ModelVersion(model=name, version=version), reason=reason) for name, version in each]
 
 
-def _each(server: Server) -> list[tuple[str, str]]:
-    return [(name, version) for name, versions in server.models.items() for version in versions]
+def _health(running: Running, described: tuple[ModelVersion, bool]) -> Health:
+    version, default = described
+    reason = version.not_ready_reason
+    if not reason:
+        digest = running.server.models[version.model][version.version]
+        exported = find_exported(running.server, version.model, digest)
+        try:
+            reason = running.ask(version.model, exported[0], exported[1][:1]) if exported else CHANGED
+        except requests.RequestException as error:
+            reason = f"no answer ({type(error).__name__})"
+    return Health(version, default, reason)
 
 
-def _default(management: Management, name: str) -> str:
-    """The default version; "" where TorchServe names none, of which each version's own question finds the reason."""
-    try:
-        return management.describe(name).version
-    except (Refused, requests.RequestException):
-        return ""
-
-
-def _health(management: Management, defaults: dict[str, str], one: tuple[str, str]) -> Health:
-    name, version = one
-    workers: list[dict[str, Any]] = []
-    try:
-        found = management.describe(name, version)
-        workers = found.workers
-        reason = found.hindrance or answers_goldens(management, name, version, first=1)
-    except Refused as error:
-        reason = str(error)
-    except requests.RequestException as error:
-        reason = f"no answer ({type(error).__name__})"
-    return Health(name, version, workers, not reason, reason, version == defaults[name])
-
-
-def answers_goldens(management: Management, name: str, version: str, first: int | None = None) -> str:
-    """What is wrong with the answers to the `first` goldens of a recorded version, or to all; "" when nothing is."""
-    server = management.server
-    known = registered_archive(server, name, version)
-    goldens = known and _goldens(Path(server.store) / known.file, known.sha256)
-    if not known or not goldens:
-        return "its archive has changed since the server was started"
-    return management.ask(name, version, known, goldens[:first])
-
-
-def registered_archive(server: Server, name: str, version: str) -> Archive | None:
-    """What the store's manifest says of the registered archive now; None where it knows it no more."""
+def find_exported(server: Server, name: str, digest: str) -> tuple[Archive, Goldens] | None:
+    """The archive with that SHA-256, and its goldens; None where the store holds it no more."""
     store = Path(server.store)
-    held = Manifest.read(store).versions(name) if (store / NAME).exists() else []
-    digest = server.models[name][version]
-    return next((archive for archive in held if archive.sha256 == digest), None)
+    archives = Manifest.read(store).versions(name) if (store / NAME).exists() else []
+    held = next((archive for archive in archives if archive.sha256 == digest), None)
+    goldens = held and _goldens(store / held.file, digest)
+    return (held, goldens) if held and goldens else None
 
 
 @cache
-def _goldens(archive: Path, digest: str) -> Goldens | None:
-    """The goldens of the archive with that SHA-256; None when the file is another one by now."""
-    if not archive.exists() or sha256(archive) != digest:
-        return None
-    return read_goldens(archive)
+def _goldens(path: Path, digest: str) -> Goldens | None:
+    """None when the file is another one by now."""
+    return read_goldens(path) if path.exists() and sha256(path) == digest else None
+
+
+def wait(server: Server, process: Process, failed: Callable[[], bool]) -> None:
+    """Returns when all models are ready. Raises NotServing when the process has ended, or that can't come any more.
+
+    The end is asked of its process: one that has just begun has no command line yet, and is not found by that.
+    """
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while any(health.reason for health in check_health(server)):
+        if process.poll() is not None or failed():
+            time.sleep(0.5)  # for the last lines of the log
+            raise NotServing("The server could not start.")
+        if time.monotonic() > deadline:
+            raise NotServing(f"The server was not ready within {STARTUP_SECONDS} s.")
+        time.sleep(0.2)

@@ -20,35 +20,18 @@ from typing import NoReturn
 
 import pynvml
 
-from inference.store.manifest import Manifest
+from inference.store import manifest
 from inference.tools import limits
-from serve import exporter, server
+from serve import gateway
 from serve.access import Tokens
-from serve.gateway import EXPORTER_PORT, Gateway
-from serve.torchserve.record import NotServing, Server, read_keys
-from serve.versions import choose, remember_defaults
+from serve.exporter import exporting
+from serve.gateway import EXPORTER_PORT
+from serve.health import wait
+from serve.host import HOST, Process
+from serve.record import NotServing, Server
+from serve.versions import Chosen, choose, remember_defaults
 
 TORCHSERVE_PORT = 9080
-
-
-class Journal:
-    """Passes on what TorchServe says, line by line, and keeps the last of it."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self._process = process
-        self._lines: deque[str] = deque(maxlen=200)
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            self._lines.append(line.decode(errors="replace"))
-            sys.stdout.buffer.write(line)
-            sys.stdout.buffer.flush()
-
-    def words(self) -> str:
-        return "".join(self._lines)
 
 
 @dataclass(frozen=True)
@@ -70,115 +53,106 @@ class Service:
         """Serves until SIGTERM, then drains and ends with 0. Raises ValueError when it can't start, or can't go on."""
         signal.signal(signal.SIGTERM, _stop)
         signal.signal(signal.SIGINT, _stop)
-        self._check()
-        chosen = choose(Manifest.read(self.store), self.names, self.state)
-        _check_device(chosen, self.device)
-        address = _address(self.metrics_host)
-        server.check(self.store, chosen)
+        self._check_folders()
+        chosen = choose(manifest.Manifest.read(self.store), self.names, self.state)
+        self._check_device(chosen)
+        metrics_address = self._metrics_address()
+        manifest.check(self.store, {one.file: one for archives in chosen.values() for one in archives})
         tokens = Tokens.keep(self.state)
-        torchserve = server.new(self.store, self.state, TORCHSERVE_PORT, chosen)
-        torchserve.remember(self.run_directory)
+        server = HOST.new(self.run_directory, self.store, self.state, TORCHSERVE_PORT, chosen)
+        server.remember()
         try:
-            self._serve(torchserve, chosen, tokens, address)
+            process = self._started(server, chosen)
+            with exporting(server, EXPORTER_PORT):
+                remember_defaults(self.state, chosen)
+                self._serve(server, metrics_address, process, chosen, tokens)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            server.clean(torchserve, self.run_directory)
+            HOST.stop(server, at_once=True)
 
-    def _serve(self, torchserve: Server, chosen: server.Chosen, tokens: Tokens, address: str) -> NoReturn:
-        process = server.launch(torchserve, self.run_directory, chosen, subprocess.PIPE)
-        journal, kills = Journal(process), limits.out_of_memory_kills()
+    def _started(self, server: Server, chosen: Chosen) -> Process:
+        """The host, when all its models are ready; its words are passed on. Raises NotServing."""
+        process, kills = HOST.start(server, chosen, subprocess.PIPE), limits.out_of_memory_kills()
+        last: deque[str] = deque(maxlen=200)
+
+        def pass_on() -> None:
+            assert process.stdout
+            for line in process.stdout:
+                last.append(line.decode(errors="replace"))
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
 
         def killed() -> bool:
             return limits.out_of_memory_kills() > kills
 
+        threading.Thread(target=pass_on, daemon=True).start()
         try:
-            server.wait(
-                torchserve, process, self.run_directory, lambda: killed() or server.load_failed(journal.words())
-            )
+            wait(server, process, lambda: killed() or HOST.load_failed("".join(last)))
         except NotServing as error:
             if killed():
-                raise _too_little_memory() from None
+                raise NotServing(
+                    f"The workers need more memory than the {(limits.memory() or 0) >> 20} MiB that this container may "
+                    "use. Raise its limit (ENTERING_MEMORY=16g docker compose up ...), or serve fewer models."
+                ) from None
             raise NotServing(f"{error} What it said is above.") from None
-        with exporter.start(self.run_directory, torchserve, EXPORTER_PORT):
-            remember_defaults(self.state, chosen)
-            self._open(Gateway(self.run_directory, self.port, address, torchserve.ports), process, chosen, tokens)
+        return process
 
-    def _open(
-        self, gateway: Gateway, torchserve: "subprocess.Popen[bytes]", chosen: server.Chosen, tokens: Tokens
-    ) -> NoReturn:
-        keys = read_keys(self.run_directory)
-        assert keys
-        door = gateway.start(chosen, tokens, keys["inference"]["key"])
+    def _serve(self, server: Server, metrics_address: str, host: Process, chosen: Chosen, tokens: Tokens) -> NoReturn:
+        """Lets requests in until one of the processes has ended by itself, or this one is told to stop."""
+        running = HOST.connect(server)
+        assert running
+        proxy = gateway.start(server, running.token, tokens, self.port, metrics_address)
         try:
             for name, archives in chosen.items():
                 print(f"{name} {archives[0].version} is ready on {self.device} at port {self.port}.", flush=True)
-            _watch({"TorchServe": torchserve, "The gateway": door})
+            while True:
+                for name, process in (("TorchServe", host), ("The gateway", proxy)):
+                    if process.poll() is not None:  # with code 1 the container is started anew
+                        raise SystemExit(f"error: {name} has ended by itself (code {process.returncode}).")
+                time.sleep(0.2)
         except Stopped:
-            gateway.drain(door)
+            gateway.drain(server, proxy)
             raise
         finally:
-            gateway.end(door)
+            gateway.end(server, proxy)
 
-    def _check(self) -> None:
+    def _check_folders(self) -> None:
         """Raises ValueError where this process can't work with its folders."""
         who = f"user {os.getuid()}, which this service runs as"
-        readable = [self.store, *self.store.glob("*.json"), *self.store.glob("*.mar")]
-        for path in readable:
+        for path in (self.store, *self.store.glob("*.json"), *self.store.glob("*.mar")):
             if path.exists() and not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
                 raise ValueError(f"{path} can't be read by {who}. Let it: chmod -R a+rX on the folder of the host.")
         for path in (self.state, self.run_directory):
             if not os.access(path, os.W_OK | os.X_OK):
                 raise ValueError(f"{path} can't be written by {who}. Give it to that user: chown {os.getuid()} on it.")
 
-
-def _check_device(chosen: server.Chosen, device: str) -> None:
-    """Raises ValueError for an archive of another device, and where the device isn't there."""
-    for name, archives in chosen.items():
-        for archive in archives:
-            if archive.device != device:
+    def _check_device(self, chosen: Chosen) -> None:
+        """Raises ValueError for an archive of another device, and where the device isn't there."""
+        for name, archive in ((name, archive) for name, archives in chosen.items() for archive in archives):
+            if archive.device != self.device:
                 raise ValueError(
-                    f"{name} {archive.version} was exported for {archive.device}, and this service runs on {device}. "
-                    f"Export it for that: python -m export {archive.model} --device {device}. If it was promoted, let "
-                    f"the newest be served: python -m serve forget {name}"
+                    f"{name} {archive.version} was exported for {archive.device}, and this service runs on "
+                    f"{self.device}. Export it for that: python -m export {archive.model} --device {self.device}. If "
+                    f"it was promoted, let the newest be served: python -m serve forget {name}"
                 )
-    if device == "cuda" and not _has_gpu():
+        if self.device == "cpu":
+            return
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            if pynvml.nvmlDeviceGetCount():
+                return
         raise ValueError("No NVIDIA GPU is visible here. Start the service with one, or serve on the CPU: serve-cpu.")
 
-
-def _has_gpu() -> bool:
-    try:
-        pynvml.nvmlInit()
-        return bool(pynvml.nvmlDeviceGetCount())
-    except pynvml.NVMLError:
-        return False
-
-
-def _too_little_memory() -> NotServing:
-    """For a start during which the kernel has ended a process of this container."""
-    limit = (limits.memory() or 0) >> 20
-    return NotServing(
-        f"The workers need more memory than the {limit} MiB that this container may use. Raise its limit "
-        "(ENTERING_MEMORY=16g docker compose up ...), or serve fewer models."
-    )
-
-
-def _address(host: str) -> str:
-    """The address of `host` that is this machine's own. Raises NotServing where none is."""
-    with suppress(OSError):
-        for address in socket.gethostbyname_ex(host)[2]:
-            with suppress(OSError), socket.socket() as probe:
-                probe.bind((address, 0))
-                return address
-    raise NotServing(f"{host} is no address of this container, so metrics can't be served there. Set another.")
-
-
-def _watch(processes: dict[str, "subprocess.Popen[bytes]"]) -> NoReturn:
-    """Until one of them has ended, which ends this process with code 1, so that the container is started anew."""
-    while True:
-        for name, process in processes.items():
-            if process.poll() is not None:
-                raise SystemExit(f"error: {name} has ended by itself (code {process.returncode}).")
-        time.sleep(0.2)
+    def _metrics_address(self) -> str:
+        """The address of `metrics_host` that is this machine's own. Raises NotServing where none is."""
+        with suppress(OSError):
+            for address in socket.gethostbyname_ex(self.metrics_host)[2]:
+                with suppress(OSError), socket.socket() as probe:
+                    probe.bind((address, 0))
+                    return address
+        raise NotServing(
+            f"{self.metrics_host} is no address of this container, so metrics can't be served there. Set another."
+        )
 
 
 class Stopped(SystemExit):

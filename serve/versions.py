@@ -10,6 +10,9 @@ from inference.tools.files import publish
 
 NAME = "promoted.json"
 
+# By the name of the model: the archives of its versions, the default first.
+Chosen = dict[str, list[Archive]]
+
 
 class Promoted(Frozen):
     """`previous` is kept beside `version` for a rollback; it is empty where there is none.
@@ -38,8 +41,7 @@ def recall_promoted(state: Path) -> dict[str, Promoted]:
 
 def remember_promoted(state: Path, promoted: dict[str, Promoted]) -> None:
     """What is said of other models stays."""
-    with publish(state / NAME) as draft:
-        draft.write_bytes(_TABLE.dump_json(recall_promoted(state) | promoted, indent=2) + b"\n")
+    _write(state, recall_promoted(state) | promoted)
 
 
 def forget_promoted(state: Path, name: str) -> None:
@@ -48,24 +50,24 @@ def forget_promoted(state: Path, name: str) -> None:
     if name not in known:
         raise ValueError(f"No promoted version of {name!r} is remembered in {state / NAME}.")
     del known[name]
+    _write(state, known)
+
+
+def _write(state: Path, promoted: dict[str, Promoted]) -> None:
     with publish(state / NAME) as draft:
-        draft.write_bytes(_TABLE.dump_json(known, indent=2) + b"\n")
+        draft.write_bytes(_TABLE.dump_json(promoted, indent=2) + b"\n")
 
 
-def remember_defaults(state: Path, chosen: dict[str, list[Archive]]) -> None:
+def remember_defaults(state: Path, chosen: Chosen) -> None:
     """What `choose` gave becomes what the next start gives, however many newer versions are exported by then."""
-    remember_promoted(
-        state,
-        {
-            name: Promoted(
-                version=default.version, sha256=default.sha256, previous=previous[0].version if previous else ""
-            )
-            for name, (default, *previous) in chosen.items()
-        },
-    )
+    promoted = {}
+    for name, (default, *others) in chosen.items():
+        previous = others[0].version if others else ""
+        promoted[name] = Promoted(version=default.version, sha256=default.sha256, previous=previous)
+    remember_promoted(state, promoted)
 
 
-def choose(manifest: Manifest, names: list[str], state: Path) -> dict[str, list[Archive]]:
+def choose(manifest: Manifest, names: list[str], state: Path) -> Chosen:
     """What a start registers, by name: the default first, then the version that is kept for a rollback, if any.
 
     The default is the promoted version, or the newest of a model of which none was promoted. Without `names` it is all
@@ -75,15 +77,14 @@ def choose(manifest: Manifest, names: list[str], state: Path) -> dict[str, list[
     """
     promoted = recall_promoted(state)
     known = sorted({*manifest.archives, *promoted})
-    wanted = [one for name in names for one in _made_of(manifest, name, known) or [name]] or known
+    wanted = []
+    for model in names:
+        made_of_it = [name for name in known if any(one.model == model for one in manifest.versions(name))]
+        wanted += made_of_it or [model]
     return {
         name: _promoted(manifest, name, promoted[name]) if name in promoted else [manifest.choose([name])[name]]
-        for name in wanted
+        for name in (wanted if names else known)
     }
-
-
-def _made_of(manifest: Manifest, model: str, known: list[str]) -> list[str]:
-    return [name for name in known if any(archive.model == model for archive in manifest.versions(name))]
 
 
 def _promoted(manifest: Manifest, name: str, promoted: Promoted) -> list[Archive]:
@@ -98,5 +99,4 @@ def _promoted(manifest: Manifest, name: str, promoted: Promoted) -> list[Archive
             f"Version {promoted.version} of {name} was exported again since it was promoted. Restore it, and export "
             f"what is new as another version (--version), or have the newest served: python -m serve forget {name}"
         )
-    previous = held.get(promoted.previous)
-    return [held[promoted.version], *([previous] if previous else [])]
+    return [held[version] for version in (promoted.version, promoted.previous) if version in held]

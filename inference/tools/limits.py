@@ -9,22 +9,17 @@ GROUPS = Path("/sys/fs/cgroup")
 def cores(groups: Path = GROUPS) -> int:
     """How many cores this process may keep busy, at least 1: by its affinity, and by the quota of `--cpus`."""
     given = len(os.sched_getaffinity(0))
-    quota, period = _quota(groups)
-    return max(1, min(given, int(quota / period))) if quota > 0 else given
+    if text := _read(groups / "cpu.max"):  # microseconds of processor time, in each period
+        quota, period = text.split()
+    else:
+        quota = _read(groups / "cpu" / "cpu.cfs_quota_us")
+        period = _read(groups / "cpu" / "cpu.cfs_period_us")
+    return max(1, min(given, int(quota) // int(period))) if quota.isdecimal() else given  # else "max", -1 or none
 
 
 def threads_per_worker(workers: int) -> int:
     """So many that all workers together have no more than the cores given to this process, and at least 1."""
     return max(1, cores() // workers)
-
-
-def _quota(groups: Path) -> tuple[int, int]:
-    """Microseconds of processor time in each period; 0 where there is no limit."""
-    if text := _read(groups / "cpu.max"):
-        quota, period = text.split()
-        return 0 if quota == "max" else int(quota), int(period)
-    quota = _read(groups / "cpu" / "cpu.cfs_quota_us")
-    return int(quota or 0), int(_read(groups / "cpu" / "cpu.cfs_period_us") or 1)
 
 
 def memory(groups: Path = GROUPS) -> int | None:

@@ -18,15 +18,6 @@ from inference.runtime import device_kind
 class Handler:
     def initialize(self, context: Any) -> None:
         """Called once in each worker, before it is READY. What it raises keeps the worker from taking requests."""
-        self.load(context)
-        self.predictor.check(read_goldens(Path(context.system_properties["model_dir"])))
-        self.metrics.started()
-        _read_ahead()
-        # The worker would print two lines for each batch, which TorchServe reads and drops: a twentieth of its time.
-        logging.getLogger().setLevel(logging.WARNING)
-
-    def load(self, context: Any) -> None:
-        """Ready to answer, right or wrong: the verifier wants to see how a wrong model answers."""
         properties = context.system_properties
         directory = Path(properties["model_dir"])
         bundle = Bundle.read(directory)
@@ -35,15 +26,19 @@ class Handler:
             raise RuntimeError(f"The archive asks for device {bundle.device}; this worker was given {device}.")
         name, version = context.model_name, context.manifest["model"]["modelVersion"]
         self.predictor = bundle.load(directory, device, int(os.environ["OMP_NUM_THREADS"]), name, version)
+        self.predictor.check(read_goldens(directory))
         self.metrics = Metrics(name, version, self.predictor.contract.output.categories)
+        self.metrics.started()
+        _read_ahead()
+        # The worker would print two lines for each batch, which TorchServe reads and drops: a twentieth of its time.
+        logging.getLogger().setLevel(logging.WARNING)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Exactly one answer for each of `data`; TorchServe fails the whole batch otherwise."""
         start, clock = time.time(), time.perf_counter()
-        headers = [context.get_all_request_header(index) for index in range(len(data))]
-        plain = [_plain(each) for each in headers]
+        requests = [_request(row, context.get_all_request_header(index)) for index, row in enumerate(data)]
         try:
-            answers = self.predictor.answer([_request(*parts) for parts in zip(data, headers, plain, strict=True)])
+            answers = self.predictor.answer(requests)
         except Exception:
             _end_without_a_device(self.predictor.attestation["device"])
             raise
@@ -52,7 +47,7 @@ class Handler:
             context.set_response_content_type(index, answer.content_type)
             for name, value in answer.headers.items():
                 context.set_response_header(index, name, value)
-        arrivals = [each.get(ARRIVAL.lower(), "") for each in plain]
+        arrivals = [request.headers.get(ARRIVAL.lower(), "") for request in requests]
         self.metrics.answered(arrivals, answers, start, time.perf_counter() - clock)
         return [answer.body for answer in answers]
 
@@ -71,18 +66,14 @@ def _end_without_a_device(device: str) -> None:
         os._exit(1)
 
 
-def _plain(headers: Mapping[str, Any]) -> dict[str, str]:
-    """The request's own headers, by their names in lower case; not those of a form's single fields."""
-    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-
-
-def _request(row: Mapping[str, Any], headers: Mapping[str, Any], plain: Mapping[str, str]) -> Request:
+def _request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     """A raw body arrives as `body`, a form's file as the form's field.
 
     Content types of single fields lie among the request's headers, where a header of a field's name takes their place.
     """
     field, *others = row or ("body",)
     own = headers.get(field)
+    plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     return Request(
         body=bytes(row.get(field, b"")),
         headers=plain,

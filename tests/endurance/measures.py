@@ -33,9 +33,9 @@ def loaded(live: Live) -> list[psutil.Process]:
     """The workers where every one is READY, and none where one is missing; TorchServe goes on naming one that died."""
     ask, found = live.management(), workers(live)
     with ask.session:
-        named = [ask.describe(MODEL, version) for version in ask.registered(MODEL)]
-    pids = {worker["pid"] for version in named for worker in version.workers}
-    whole = pids == {worker.pid for worker in found} and not any(version.hindrance for version in named)
+        named = ask.versions(MODEL)
+    pids = {worker.pid for version in named for worker in version.workers}
+    whole = pids == {worker.pid for worker in found} and all(version.is_ready for version in named)
     return found if whole else []
 
 

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.catalogue import Worker
 from client.client import Client
 from inference import parity, weights
 from inference.contract import Contract
 from inference.inputs.image import Pixels
 from inference.outputs import Outputs
 from inference.protocol import NPY
+from inference.tools.torchserve import Worker
 from models import make_network
 from tests.contracts import decode, labels_of
 from tests.workspace import Workspace

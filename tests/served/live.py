@@ -14,8 +14,9 @@ from inference.store import manifest
 from inference.store.archive import read_goldens
 from inference.store.manifest import Archive, Manifest
 from serve import versions
+from serve.record import Server, recall
 from serve.torchserve.management import Management
-from serve.torchserve.record import Server, recall
+from serve.torchserve.server import connect
 from tests.workspace import Workspace
 from tests.zips import rewrite
 
@@ -59,7 +60,7 @@ class Live:
         return done.stderr
 
     def management(self) -> Management:
-        found = Management.of(self.server, self.run_directory, 60)
+        found = connect(self.server)
         assert found
         return found
 
@@ -73,10 +74,7 @@ class Live:
     def workers(self) -> dict[str, list[int]]:
         """The processes of each registered version."""
         ask = self.management()
-        return {
-            version: [worker["pid"] for worker in ask.describe(MODEL, version).workers]
-            for version in ask.registered(MODEL)
-        }
+        return {one.version: [worker.pid for worker in one.workers] for one in ask.versions(MODEL)}
 
     def state(self) -> dict[str, Any]:
         files = {name: (self.run_directory / name) for name in ("server.json", versions.NAME)}

@@ -24,10 +24,10 @@ from inference.store import manifest
 from inference.store.archive import read_goldens
 from inference.store.manifest import Manifest
 from inference.tools import limits
-from serve import server
-from serve.torchserve import record
+from serve.local import start
+from serve.record import NotServing, Server, recall
+from serve.torchserve import server
 from serve.torchserve.launch import MAIN_CLASS, Ports
-from serve.torchserve.record import NotServing, Server
 from tests.snapshot import snapshot
 from tests.workspace import READ_ONLY, ROOT, Workspace, no_room_above
 from tests.zips import rewrite
@@ -63,7 +63,7 @@ class Local:
 
     @property
     def server(self) -> Server:
-        known = record.recall(self.run_directory)
+        known = recall(self.run_directory)
         assert known
         return known
 
@@ -84,7 +84,7 @@ class Local:
         assert not (self.run_directory / "key_file.json").exists()
         assert not (self.run_directory / "server.json").exists()
         assert list(self.temporary.iterdir()) == []
-        server.check_ports(Ports(self.workspace.port))
+        server.check_ports(self.workspace.port)
 
 
 def related(local: Local) -> list[str]:
@@ -148,7 +148,7 @@ def test_a_server_that_is_up_is_ready_with_status_0(running: Local) -> None:
 
 def test_every_port_listens_on_loopback_and_there_are_no_others(running: Local) -> None:
     found = listening(running)
-    assert found.keys() == set(running.server.ports.all())
+    assert found.keys() == set(Ports(running.server.port).all())
     assert {address.removeprefix("::ffff:") for address in found.values()} == {"127.0.0.1"}
 
 
@@ -277,7 +277,7 @@ def test_the_log_holds_no_token(running: Local) -> None:
 
 
 def test_metrics_are_in_the_form_of_prometheus(running: Local) -> None:
-    url = f"http://127.0.0.1:{running.server.ports.metrics}/metrics"
+    url = f"http://127.0.0.1:{server.metrics_port(running.server.port)}/metrics"
     text = requests.get(url, headers=bearer(running, "inference")).text
     assert re.search(rf'^ts_inference_requests_total{{.*model_name="{MODEL}".*}} \d', text, re.MULTILINE)
 
@@ -324,13 +324,14 @@ def test_what_a_dead_server_left_is_removed_when_no_process_of_it_lives(local: L
     (local.run_directory / "key_file.json").write_text("{}")
     (local.run_directory / "promoted.json").write_text("{}")
     dead = Server(
+        run_directory=local.run_directory,
         port=local.workspace.port,
         scratch=str(scratch),
         store="model_store",
         state=str(local.run_directory.resolve()),
         models={MODEL: {"1.0": "0" * 64}},
     )
-    dead.remember(local.run_directory)
+    dead.remember()
     assert local.status().returncode == 2
     local.down()
     local.assert_gone()
@@ -366,11 +367,18 @@ def test_what_ends_only_by_force_and_what_is_started_anew_meanwhile_is_ended_too
         env={**os.environ, "SCRATCH": str(scratch)},
         stderr=subprocess.DEVNULL,
     )
-    stubborn = Server(port=local.workspace.port, scratch=str(scratch), store="model_store", state=".serve", models={})
+    stubborn = Server(
+        run_directory=local.run_directory,
+        port=local.workspace.port,
+        scratch=str(scratch),
+        store="model_store",
+        state=".serve",
+        models={},
+    )
     try:
         while not stubborn.processes():
             time.sleep(0.01)
-        server.stop(stubborn, local.run_directory)
+        server.stop(stubborn)
     finally:
         keeper.kill()
         keeper.wait()
@@ -381,14 +389,14 @@ def test_what_ends_only_by_force_and_what_is_started_anew_meanwhile_is_ended_too
 @pytest.mark.parametrize("text", ["run", "run/deeper"])
 def test_a_run_directory_that_cannot_be_made_is_an_error_with_nothing_left(local: Local, text: str) -> None:
     with pytest.raises(PermissionError) as error:
-        server.start(READ_ONLY / text, local.workspace.store, [MODEL], local.workspace.port)
+        start(READ_ONLY / text, local.workspace.store, [MODEL], local.workspace.port)
     assert str(READ_ONLY) in str(error.value.filename)
     local.assert_gone()
 
 
 def test_a_full_disk_is_an_error_with_nothing_left(local: Local) -> None:
     with no_room_above(400), pytest.raises(OSError, match="File too large"):  # the record fits, the configuration not
-        server.start(local.run_directory, local.workspace.store, [MODEL], local.workspace.port)
+        start(local.run_directory, local.workspace.store, [MODEL], local.workspace.port)
     local.assert_gone()
 
 
@@ -400,7 +408,7 @@ def test_a_port_in_use_is_named_and_nothing_is_started(local: Local, offset: int
         other.bind(("127.0.0.1", port))
         other.listen()
         with pytest.raises(NotServing, match=rf"Port {port} can't be used \(Address already in use\)"):
-            server.start(local.run_directory, local.workspace.store, [MODEL], local.workspace.port)
+            start(local.run_directory, local.workspace.store, [MODEL], local.workspace.port)
     local.assert_gone()
 
 
@@ -449,7 +457,7 @@ def test_a_missing_manifest_is_refused_with_the_command_that_makes_one(local: Lo
 def test_a_damaged_manifest_is_refused(local: Local, text: str) -> None:
     (local.workspace.store / manifest.NAME).write_text(text)
     with pytest.raises(ValueError, match=r"manifest\.json is damaged .* Export again\."):
-        server.start(local.run_directory, local.workspace.store, [], local.workspace.port)
+        start(local.run_directory, local.workspace.store, [], local.workspace.port)
     local.assert_gone()
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from client.tokens import KEY_FILE_VARIABLE, TokenSource
-from serve.access import KEY_FILE, Tokens
+from inference.tools.torchserve import KEY_FILE
+from serve.access import Tokens
 
 
 def test_tokens_are_made_once_and_kept(tmp_path: Path) -> None:

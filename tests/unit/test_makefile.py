@@ -39,7 +39,7 @@ class Project:
         for name in (
             "requirements.lock",
             "inference/inputs/image/decode.py",
-            "serve/server.py",
+            "serve/health.py",
             "inference/predictor.py",
             "inference/tolerances.toml",
             "inference/runtimes/onnx.py",
@@ -139,7 +139,7 @@ def test_each_stage_brings_what_it_needs_and_a_second_run_does_nothing(project: 
         ("inference/inputs/image/decode.py", ["-m training", "-m export"]),
         ("artifacts/digits/weights.safetensors", ["-m export"]),
         ("inference/predictor.py", ["-m export"]),
-        ("serve/server.py", []),
+        ("serve/health.py", []),
     ],
 )
 def test_a_change_redoes_what_follows_from_it(project: Project, source: str, calls: list[str]) -> None:

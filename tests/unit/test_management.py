@@ -1,6 +1,7 @@
 """What TorchServe refuses is told on one line. A real HTTP server stands for it, and gives answers that it gave."""
 
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -9,8 +10,8 @@ import requests
 
 from inference.goldens import Goldens
 from inference.inputs.image import ImageInput
-from serve.torchserve.management import Management, Refused
-from serve.torchserve.record import Server
+from serve.record import NotServing, Server
+from serve.torchserve.management import Management
 from tests.contracts import classifier
 from tests.unit.archives import ARCHIVE
 from tests.unit.scripted_server import Reply, scripted
@@ -28,7 +29,7 @@ KEYS = {use: {"key": "token"} for use in ("inference", "management")}
 
 
 def management(port: int) -> Management:
-    server = Server(port=port, scratch="", store="", state="", models={})
+    server = Server(run_directory=Path(), port=port, scratch="", store="", state="", models={})
     return Management(server, KEYS, requests.Session(), time.monotonic() + 30)
 
 
@@ -42,12 +43,12 @@ def management(port: int) -> Management:
 )
 def test_a_golden_that_is_refused_is_told_on_one_line(body: bytes, words: str) -> None:
     with scripted([Reply(500, body)]) as server:
-        said = management(urlsplit(server.url).port or 0).ask("digits-onnx", "1.0", ARCHIVE, GOLDENS)
+        said = management(urlsplit(server.url).port or 0).ask("digits-onnx", ARCHIVE, GOLDENS)
     assert said == f"a golden was answered 500: {words}"
 
 
 def test_a_call_that_is_refused_is_told_in_torchserves_words() -> None:
     body = b'{\n  "code": 404,\n  "type": "ModelNotFoundException",\n  "message": "Model not found: digits-onnx"\n}'
-    with scripted([Reply(404, body)]) as server, pytest.raises(Refused, match=r"^Model not found: digits-onnx$"):
+    with scripted([Reply(404, body)]) as server, pytest.raises(NotServing, match=r"^Model not found: digits-onnx$"):
         # the interface for management is at the port behind the one for predictions
         management((urlsplit(server.url).port or 0) - 1).describe("digits-onnx")

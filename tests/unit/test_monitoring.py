@@ -18,9 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks import dashboard
 from benchmarks.dashboard import Query, Sample
 from inference.metrics import SECONDS, Metrics
-from serve import exporter
-from serve.exporter import Exporter
-from serve.torchserve.record import NAME, NotServing, Server
+from serve.exporter import exporting
+from serve.record import NAME, NotServing, Server
 from tests.unit.scripted_server import BAD_TOKEN, Call, Reply, scripted
 
 ROOT = Path(__file__).parents[2]
@@ -70,12 +69,12 @@ class Place:
     server: Server
 
     def scrape(self) -> Samples:
-        with exporter.start(self.run_directory, self.server, 0) as running:
-            return scrape(running)
+        with exporting(self.server, 0) as port:
+            return scrape(port)
 
 
-def scrape(running: Exporter) -> Samples:
-    response = requests.get(f"http://127.0.0.1:{running.port}/metrics", timeout=10)
+def scrape(port: int) -> Samples:
+    response = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
     assert response.status_code == 200
     families = text_string_to_metric_families(response.text)
     return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
@@ -99,13 +98,14 @@ def place(tmp_path: Path, torchserve: TorchServe) -> Iterator[Place]:
     (tmp_path / "key_file.json").write_text(json.dumps({"management": {"key": torchserve.token}}))
     with scripted(torchserve) as management:
         server = Server(
+            run_directory=tmp_path,
             port=int(management.url.rpartition(":")[2]) - 1,
             scratch=str(tmp_path),
             store="",
             state="",
             models={"letters": {"1.0": "", "2.0": ""}},
         )
-        server.remember(tmp_path)
+        server.remember()
         yield Place(tmp_path, server)
 
 
@@ -120,11 +120,11 @@ def test_each_version_is_told_with_its_workers_its_queue_and_whether_it_is_the_d
 
 
 def test_a_promotion_is_seen_at_the_next_scrape(place: Place, torchserve: TorchServe) -> None:
-    with exporter.start(place.run_directory, place.server, 0) as running:
-        assert of(scrape(running), "entering_default_version") == {"1.0": 0, "2.0": 1}
+    with exporting(place.server, 0) as port:
+        assert of(scrape(port), "entering_default_version") == {"1.0": 0, "2.0": 1}
         torchserve.default = "1.0"
         torchserve.versions.append(version("3.0", ["READY"], 1, 0))
-        assert of(scrape(running), "entering_default_version") == {"1.0": 1, "2.0": 0, "3.0": 0}
+        assert of(scrape(port), "entering_default_version") == {"1.0": 1, "2.0": 0, "3.0": 0}
 
 
 def test_a_version_that_should_be_there_and_is_not_has_no_worker(place: Place, torchserve: TorchServe) -> None:
@@ -161,7 +161,7 @@ def stop(place: Place, _: TorchServe) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    place.server.model_copy(update={"port": port - 1}).remember(place.run_directory)
+    place.server.model_copy(update={"port": port - 1}).remember()
 
 
 def half_a_key_file(place: Place, _: TorchServe) -> None:
@@ -223,10 +223,11 @@ def test_each_gpu_is_told_in_bytes_and_as_a_share_and_what_it_does_not_tell_is_l
 
 
 def test_a_port_in_use_is_told_and_one_is_free_again_after_the_stop(place: Place) -> None:
-    with exporter.start(place.run_directory, place.server, 0) as running, pytest.raises(NotServing) as refused:
-        exporter.start(place.run_directory, place.server, running.port)
-    assert f"Port {running.port} for metrics can't be used (Address already in use). Free it" in str(refused.value)
-    exporter.start(place.run_directory, place.server, running.port).stop()
+    with exporting(place.server, 0) as port, pytest.raises(NotServing) as refused, exporting(place.server, port):
+        pass
+    assert f"Port {port} for metrics can't be used (Address already in use). Free it" in str(refused.value)
+    with exporting(place.server, port) as again:
+        assert again == port
 
 
 def known_names(place: Place) -> set[str]:
