@@ -32,7 +32,10 @@ def test_a_trace_that_may_compute_with_tf32_is_not_loaded(exported: Workspace, t
 
 
 def test_onnx_runtime_without_a_gpu_is_no_fault_of_the_artifact(exported: Workspace) -> None:
-    program = "from pathlib import Path; from inference.runtimes import onnx; onnx.open_session(Path('model.onnx'), 'cuda:0', 1)"
+    program = (
+        "from pathlib import Path; from inference.runtimes import onnx; "
+        "onnx.open_session(Path('model.onnx'), 'cuda:0', 1)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=exported.artifacts,
