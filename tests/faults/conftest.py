@@ -10,7 +10,7 @@ from rich.table import Table
 
 from export.pipeline import export_runtime, goldens_of
 from tests.faults.catalogue import Fault
-from tests.faults.scene import Scene, scene
+from tests.faults.scene import Known, Scene, scene
 from tests.served.asking import Raw
 from tests.served.verifying import Verifier
 from tests.small_photos import small_photos
@@ -44,6 +44,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 
 @pytest.fixture(scope="session")
+def known() -> Known:
+    return Known()
+
+
+@pytest.fixture(scope="session")
 def found(pytestconfig: pytest.Config) -> list[tuple[Fault, str]]:
     return pytestconfig.stash.setdefault(FOUND, [])
 
@@ -54,6 +59,7 @@ def set_scene(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     other_epoch: Workspace,
+    known: Known,
     found: list[tuple[Fault, str]],
 ) -> Iterator[Scene]:
     """For the fault that the test is about."""
@@ -65,7 +71,7 @@ def set_scene(
     with requests.Session() as session:
         session.trust_env = False
         verifier = Verifier(served, tmp_path, capsys, fault.model)
-        with scene(Raw(served, session), other_epoch, verifier) as made:
+        with scene(Raw(served, session), other_epoch, verifier, known) as made:
             yield made
 
 

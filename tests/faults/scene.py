@@ -1,6 +1,9 @@
 """One user's folder in which one thing is wrong, and the real server that it is verified against."""
 
+import shutil
+import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,40 +14,70 @@ import pytest
 import torch
 from torch import nn
 
-from client.verify import http_hops
+from client.verify import command, http_hops
 from export.pipeline import export_runtime
 from export.trained import Trained, load_trained
 from inference.goldens import Goldens
 from inference.runtime import runtime_module
+from inference.selfcheck import Hop, inprocess_hops
+from inference.store.manifest import Manifest
+from inference.tools.files import sha256
+from tests.replacing import Replacement
 from tests.served.asking import Raw
 from tests.served.verifying import FEW, Tampering, Verified, Verifier, proxy
-from tests.workspace import Workspace, free_port
+from tests.workspace import Workspace
 
 ALL = (http_hops.BATCHED_REQUESTS, http_hops.LOAD_REQUESTS)
+
+
+class Known:
+    """The hops in process by what they follow from: the archive, and the goldens that they are compared with."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str, str, int], list[Hop]] = {}
+
+    def hops(self, archive: Path, goldens: Goldens, runtime: str, threads: int) -> list[Hop]:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder, "goldens.npz")
+            goldens.write(copy)
+            key = sha256(archive), sha256(copy), runtime, threads
+        if key not in self.found:
+            self.found[key] = inprocess_hops(archive, goldens, runtime, threads)
+        return self.found[key]
 
 
 class Scene:
     """What a fault is put into: archives, goldens, a server of its own, or the way to the shared one."""
 
-    def __init__(self, raw: Raw, other_epoch: Workspace, verifier: Verifier) -> None:
-        self.raw, self.other_epoch, self.verifier = raw, other_epoch, verifier
+    def __init__(self, raw: Raw, other_epoch: Workspace, verifier: Verifier, known: Known) -> None:
+        self.raw, self.other_epoch, self.verifier, self.known = raw, other_epoch, verifier, known
         self.url = ""
+        self.served_as: dict[str, str] = {}
         self.until_the_end = ExitStack()
 
     @property
     def trained(self) -> Trained:
         return load_trained(self.verifier.model, self.verifier.artifacts)
 
-    def code(self, name: str, file: str, old: str, new: str) -> None:
-        """Other code in an archive, which is accepted as if it had been exported so."""
-        self.verifier.change_archive(name, file, old, new)
+    def replace(self, name: str, target: str, replacement: Replacement) -> None:
+        """Another function in an archive, which is accepted as if it had been exported so."""
+        self.verifier.replace(name, target, replacement)
 
     def artifact(self, name: str, write: Callable[[Path], object]) -> None:
         """Another artifact in an archive: the one that `write` leaves at a path."""
-        runtime = name.partition("-")[2].replace("-", "_")
-        path = self.verifier.artifacts / self.verifier.model / runtime_module(runtime).ARTIFACT
+        path = self._artifact(name)
         write(path)
         self.verifier.change_file(name, path.name, lambda _: path.read_bytes())
+
+    def changed_artifact(self, name: str, change: Callable[[Path], object]) -> None:
+        """The archive's own artifact, as `change` leaves it at a path."""
+        with zipfile.ZipFile(self.verifier.store / f"{name}-1.0.mar") as archive:
+            self._artifact(name).write_bytes(archive.read(self._artifact(name).name))
+        self.artifact(name, change)
+
+    def _artifact(self, name: str) -> Path:
+        runtime = name.partition("-")[2].replace("-", "_")
+        return self.verifier.artifacts / self.verifier.model / runtime_module(runtime).ARTIFACT
 
     def exported(self, name: str, network: nn.Module) -> None:
         """The artifact that the exporter makes of another network, under the right one's digest."""
@@ -78,23 +111,54 @@ class Scene:
         """Puts a proxy between the client and the shared server."""
         self.url = self.until_the_end.enter_context(proxy(self.raw, tampering))
 
-    def serve(self, *names: str) -> None:
-        """Starts a TorchServe of its own over the archives as they are now."""
-        workspace = Workspace(self.verifier.artifacts.parent, free_port())
-        self.until_the_end.callback(workspace.run, "serve", "down")
-        workspace.run("serve", "up", *names, "--port", str(workspace.port))
-        self.verifier.served = workspace
+    def serve(self, name: str) -> None:
+        """Has the shared server serve the archive as it is now too, under a name of its own."""
+        served, own = self.verifier.served, f"{name}-{self.verifier.artifacts.parent.name}"
+        archive = self.verifier.store / f"{own}-1.0.mar"
+        shutil.copyfile(self.verifier.store / f"{name}-1.0.mar", archive)
+        self.until_the_end.callback(shutil.copyfile(archive, served.store / archive.name).unlink)
+        params = {"url": archive.name, "model_name": own, "initial_workers": "1", "synchronous": "true"}
+        self.until_the_end.callback(self._manage, "DELETE", f"/{own}", {})
+        self._manage("POST", "", params)
+        manifest = Manifest.read(self.verifier.store)
+        entry = manifest.archives[name].model_copy(update={"file": archive.name})
+        Manifest(archives={**manifest.archives, own: entry}).write(self.verifier.store)
+        self.served_as[name] = own
+
+    def _manage(self, method: str, path: str, params: dict[str, str]) -> None:
+        url, token = f"{self.verifier.served.management_url}/models{path}", self.raw.token("management")
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = self.raw.session.request(method, url, params=params, headers=headers, timeout=60)
+        assert answer.status_code == 200, answer.text
 
     def verified(self, name: str, hop: str) -> Verified:
-        """With as many requests as `verify` sends by itself where the fault needs company to be seen."""
+        """As far as `hop`; with as many requests as `verify` sends by itself where the fault needs company to be seen.
+
+        What the same archive computes in process of the same goldens is computed once: `test_verify.py` runs it all.
+        """
         requests = ALL if hop in ("http_batched", "http_load") else FEW
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(http_hops, "HOP_SECONDS", 120.0)  # a busy machine sends no fewer
-            return self.verifier.run(name, url=self.url, code=None, requests=requests)
+            patch.setattr(http_hops.HttpHops, "run", _as_far_as(hop))
+            patch.setattr(command, "inprocess_hops", self.known.hops)
+            return self.verifier.run(self.served_as.get(name, name), url=self.url, code=None, requests=requests)
+
+
+def _as_far_as(hop: str) -> Callable[[http_hops.HttpHops], Iterator[Hop]]:
+    """The hops over HTTP up to `hop`: none where that is one in process."""
+    run = http_hops.HttpHops.run
+
+    def up_to(hops: http_hops.HttpHops) -> Iterator[Hop]:
+        for found in run(hops) if hop.startswith("http") else ():
+            yield found
+            if found.hop == hop:
+                return
+
+    return up_to
 
 
 @contextmanager
-def scene(raw: Raw, other_epoch: Workspace, verifier: Verifier) -> Iterator[Scene]:
-    made = Scene(raw, other_epoch, verifier)
+def scene(raw: Raw, other_epoch: Workspace, verifier: Verifier, known: Known) -> Iterator[Scene]:
+    made = Scene(raw, other_epoch, verifier, known)
     with made.until_the_end:
         yield made

@@ -19,6 +19,7 @@ from client.verify import http_hops
 from inference.goldens import Goldens
 from inference.protocol import ATTESTED, NPY
 from inference.store.manifest import Manifest, describe
+from tests.replacing import Replacement, replaced
 from tests.served.asking import Raw, npy
 from tests.unit.scripted_server import Call, Reply, scripted
 from tests.workspace import Workspace
@@ -74,14 +75,10 @@ class Verifier:
     def change_goldens(self, change: Callable[[Goldens], Goldens]) -> None:
         change(Goldens.read(self.goldens_path)).write(self.goldens_path)
 
-    def change_archive(self, name: str, file: str, old: str, new: str) -> None:
-        """Puts other code into an archive, and the archive into the manifest as if it had been exported so."""
-
-        def change(code: bytes) -> bytes:
-            assert old in code.decode()
-            return code.decode().replace(old, new).encode()
-
-        self.change_file(name, file, change)
+    def replace(self, name: str, target: str, replacement: Replacement) -> None:
+        """Puts another function into an archive, and the archive into the manifest as if it had been exported so."""
+        rewrite(self.store / f"{name}-1.0.mar", lambda files: replaced(files, target, replacement))
+        self.accept(name)
 
     def change_file(self, name: str, file: str, change: Callable[[bytes], bytes]) -> None:
         rewrite(self.store / f"{name}-1.0.mar", lambda files: {**files, file: change(files[file])})
