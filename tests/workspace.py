@@ -54,6 +54,11 @@ class Workspace:
         shutil.copytree(self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".serve"))
         return Workspace(folder, free_port())
 
+    def copy_over(self, other: "Workspace") -> None:
+        """What was trained and exported here takes the place of what was there, as if it had been done there."""
+        for made in filter(Path.exists, (self.artifacts, self.store)):
+            shutil.copytree(made, other.folder / made.relative_to(self.folder), dirs_exist_ok=True)
+
     def run(
         self, *command: str, check: bool = True, environment: Mapping[str, str] | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
