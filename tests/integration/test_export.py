@@ -671,7 +671,7 @@ PROGRESS = (
     "model_store",
     "artifacts/digits/.model.*.onnx",
     "tmp/*/stage",
-    "tmp/*/serve/inprocess.py",
+    "tmp/*/inference/selfcheck.py",
     "model_store/.*.mar",
 )
 
