@@ -1,9 +1,12 @@
 """Other code in an archive: a function of it, named, is replaced by one that is written in a test."""
 
 import ast
+import builtins
+import dis
 import inspect
 import textwrap
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 Files = dict[str, bytes]
@@ -43,10 +46,9 @@ def replaced(files: Files, target: str, replacement: Replacement) -> Files:
     code = files[file].decode()
     tree = ast.parse(code)
     assert _defines(tree, function.split(".")), f"{target}: {file} of the archive has no function of that name"
-    variables = inspect.getclosurevars(replacement)
-    assert not variables.globals, f"{replacement.__name__} needs {[*variables.globals]}, which stays behind: import it"
-    assert not variables.nonlocals, f"{replacement.__name__} needs {[*variables.nonlocals]}, which stays behind"
     name = replacement.__name__
+    behind = sorted(_from_outside(replacement.__code__) - vars(builtins).keys())
+    assert not behind, f"{name} needs {behind}, which stays behind: import it there"
     source = textwrap.dedent(inspect.getsource(replacement))
     added = f"replaced_{name}"
     lines = code.splitlines(keepends=True)
@@ -66,6 +68,13 @@ def _defines(node: ast.AST, path: list[str]) -> bool:
         if not rest and isinstance(child, ast.FunctionDef) and child.name == first:
             return True
     return False
+
+
+def _from_outside(code: CodeType) -> set[str]:
+    """The names that a function looks up in its module, or in the function around it; in those inside it too."""
+    outside = {str(one.argval) for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
+    inside = [_from_outside(one) for one in code.co_consts if isinstance(one, CodeType)]
+    return outside.union(code.co_freevars, *inside) - {*code.co_cellvars, *code.co_varnames}
 
 
 def _end(tree: ast.Module, lines: int) -> int:

@@ -118,7 +118,8 @@ def local(stopped: Workspace, temporary: Path, monkeypatch: pytest.MonkeyPatch) 
     try:
         yield local
     finally:
-        local.down()
+        if any(local.run_directory.glob("*.json")) or related(local):
+            local.down()
         shutil.rmtree(stopped.store)
         kept.rename(stopped.store)
 

@@ -1,5 +1,6 @@
 """A function that a test replaces in an archive: by name, and never without a word."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,16 @@ def twice(original: Any, self: Any, name: Any, mark: Any = "?") -> Any:
     return original(self, name, mark=2 * mark)
 
 
+def by_itself(original: Any, name: Any) -> Any:
+    import json
+    import string
+
+    end = string.punctuation[0]
+    return original(json.loads(json.dumps([letter + end for letter in name]))[0])
+
+
 def not_by_itself(original: Any, name: Any) -> Any:
-    return original(name) + MODULE_LEVEL
+    return max((original(name),), key=lambda greeting: greeting + MODULE_LEVEL)
 
 
 def said(folder: Path, target: str, replacement: Replacement) -> str:
@@ -54,6 +63,10 @@ def test_the_replacement_is_called_with_the_original(
     tmp_path: Path, target: str, replacement: Replacement, expected: str
 ) -> None:
     assert said(tmp_path, target, replacement) == expected
+
+
+def test_what_a_replacement_imports_may_be_imported_outside_it_too(tmp_path: Path) -> None:
+    assert json.loads(json.dumps(said(tmp_path, "house.door:greeting", by_itself))) == "Hello, y!.!\n"
 
 
 @pytest.mark.parametrize("target", ["house.door:greetings", "house.door:Greeter.greeting", "house.doors:greeting"])
