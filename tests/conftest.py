@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from serve.torchserve.launch import java
 from tests.served.live import Exports
+from tests.served.verifying import Known
 from tests.workspace import Workspace, free_port
 
 FOLDERS = ("unit", "integration", "served", "faults", "endurance", "containers")
@@ -67,6 +68,11 @@ def exports(trained: Workspace, two_epochs: Workspace, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="session")
+def known() -> Known:
+    return Known()
+
+
+@pytest.fixture(scope="session")
 def exported(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Exported to every runtime. To be copied by a test that changes it."""
     workspace = trained.copy_to(tmp_path_factory.mktemp("exported"))
@@ -82,4 +88,4 @@ def served(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Ite
         workspace.run("serve", "up", "--port", str(workspace.port))
         yield workspace
     finally:
-        workspace.run("serve", "down")
+        workspace.stop()

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from client.client import Client
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +76,17 @@ class Workspace:
         )
         assert not (check and done.returncode), f"{command} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
+
+    def stop(self) -> None:
+        """The server here is ended at once, and tidied up after: how one is stopped in its own time is tested."""
+        ours = str(self.folder / ".serve")
+        java = [
+            one for one in psutil.process_iter(["cmdline"]) if any(ours in word for word in one.info["cmdline"] or [])
+        ]
+        for process in java:
+            process.kill()
+        psutil.wait_procs(java, timeout=10)
+        self.run("serve", "down")
 
 
 HANDED_OUT: set[int] = set()

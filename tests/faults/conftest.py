@@ -10,9 +10,9 @@ from rich.table import Table
 
 from export.pipeline import export_runtime, goldens_of
 from tests.faults.catalogue import Fault
-from tests.faults.scene import Known, Scene, scene
+from tests.faults.scene import Scene, scene
 from tests.served.asking import Raw
-from tests.served.verifying import Verifier
+from tests.served.verifying import Known, Verifier
 from tests.small_photos import small_photos
 from tests.workspace import Workspace, free_port
 
@@ -39,12 +39,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         workspace.run("serve", "up", "photos-onnx", "photos-torchscript", "--port", str(workspace.port))
         yield workspace
     finally:
-        workspace.run("serve", "down")
-
-
-@pytest.fixture(scope="session")
-def known() -> Known:
-    return Known()
+        workspace.stop()
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +64,8 @@ def set_scene(
     served: Workspace = request.getfixturevalue("photos" if fault.model == "photos" else "served")
     with requests.Session() as session:
         session.trust_env = False
-        verifier = Verifier(served, tmp_path, capsys, fault.model)
-        with scene(Raw(served, session), other_epoch, verifier, known) as made:
+        verifier = Verifier(served, tmp_path, capsys, known, fault.model)
+        with scene(Raw(served, session), other_epoch, verifier) as made:
             yield made
 
 

@@ -1,7 +1,6 @@
 """One user's folder in which one thing is wrong, and the real server that it is verified against."""
 
 import shutil
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,14 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from client.verify import command, http_hops
+from client.verify import http_hops
 from export.pipeline import export_runtime
 from export.trained import Trained, load_trained
 from inference.goldens import Goldens
 from inference.runtime import runtime_module
-from inference.selfcheck import Hop, inprocess_hops
 from inference.store.manifest import Manifest
-from inference.tools.files import sha256
 from tests.replacing import Replacement
 from tests.served.asking import Raw
 from tests.served.verifying import FEW, Tampering, Verified, Verifier, proxy
@@ -30,27 +27,11 @@ from tests.workspace import Workspace
 ALL = (http_hops.BATCHED_REQUESTS, http_hops.LOAD_REQUESTS)
 
 
-class Known:
-    """The hops in process by what they follow from: the archive, and the goldens that they are compared with."""
-
-    def __init__(self) -> None:
-        self.found: dict[tuple[str, str, str, int], list[Hop]] = {}
-
-    def hops(self, archive: Path, goldens: Goldens, runtime: str, threads: int) -> list[Hop]:
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder, "goldens.npz")
-            goldens.write(copy)
-            key = sha256(archive), sha256(copy), runtime, threads
-        if key not in self.found:
-            self.found[key] = inprocess_hops(archive, goldens, runtime, threads)
-        return self.found[key]
-
-
 class Scene:
     """What a fault is put into: archives, goldens, a server of its own, or the way to the shared one."""
 
-    def __init__(self, raw: Raw, other_epoch: Workspace, verifier: Verifier, known: Known) -> None:
-        self.raw, self.other_epoch, self.verifier, self.known = raw, other_epoch, verifier, known
+    def __init__(self, raw: Raw, other_epoch: Workspace, verifier: Verifier) -> None:
+        self.raw, self.other_epoch, self.verifier = raw, other_epoch, verifier
         self.url = ""
         self.served_as: dict[str, str] = {}
         self.until_the_end = ExitStack()
@@ -132,33 +113,15 @@ class Scene:
         assert answer.status_code == 200, answer.text
 
     def verified(self, name: str, hop: str) -> Verified:
-        """As far as `hop`; with as many requests as `verify` sends by itself where the fault needs company to be seen.
-
-        What the same archive computes in process of the same goldens is computed once: `test_verify.py` runs it all.
-        """
-        requests = ALL if hop in ("http_batched", "http_load") else FEW
+        """As far as `hop`; with all requests that `verify` sends by itself where the fault needs company to be seen."""
+        requests, served_as = ALL if hop in ("http_batched", "http_load") else FEW, self.served_as.get(name, name)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(http_hops, "HOP_SECONDS", 120.0)  # a busy machine sends no fewer
-            patch.setattr(http_hops.HttpHops, "run", _as_far_as(hop))
-            patch.setattr(command, "inprocess_hops", self.known.hops)
-            return self.verifier.run(self.served_as.get(name, name), url=self.url, code=None, requests=requests)
-
-
-def _as_far_as(hop: str) -> Callable[[http_hops.HttpHops], Iterator[Hop]]:
-    """The hops over HTTP up to `hop`: none where that is one in process."""
-    run = http_hops.HttpHops.run
-
-    def up_to(hops: http_hops.HttpHops) -> Iterator[Hop]:
-        for found in run(hops) if hop.startswith("http") else ():
-            yield found
-            if found.hop == hop:
-                return
-
-    return up_to
+            return self.verifier.run(served_as, url=self.url, code=None, requests=requests, last=hop)
 
 
 @contextmanager
-def scene(raw: Raw, other_epoch: Workspace, verifier: Verifier, known: Known) -> Iterator[Scene]:
-    made = Scene(raw, other_epoch, verifier, known)
+def scene(raw: Raw, other_epoch: Workspace, verifier: Verifier) -> Iterator[Scene]:
+    made = Scene(raw, other_epoch, verifier)
     with made.until_the_end:
         yield made

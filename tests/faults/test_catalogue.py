@@ -2,7 +2,7 @@
 
 from tests.faults.catalogue import nothing, representatives
 from tests.faults.table import FAULTS, FILES, PAGE, page
-from tests.served.test_verify import HOPS
+from tests.served.verifying import HOPS
 from tests.workspace import ROOT
 
 

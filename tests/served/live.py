@@ -124,4 +124,4 @@ def two_versions(exports: Exports, folder: Path) -> Iterator[Live]:
         exports.both.copy_over(live.workspace)
         yield live
     finally:
-        live.serve("down")
+        live.workspace.stop()

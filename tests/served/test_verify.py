@@ -22,7 +22,9 @@ from tests.served.asking import RUNTIMES, Raw, npy
 from tests.served.verifying import (
     BATCHED,
     FEW,
+    HOPS,
     LOAD,
+    OVER_HTTP,
     Tampering,
     Verifier,
     changed,
@@ -37,9 +39,6 @@ from tests.served.verifying import (
 )
 from tests.unit.scripted_server import Call, Reply, failure
 from tests.workspace import Workspace, free_port
-
-HOPS = ["decode", "eager", "runtime", "handler", "http", "http_batched", "http_load"]
-OVER_HTTP = HOPS[4:]
 
 
 def test_all_hops_of_all_runtimes_are_the_same_as_eager(served: Workspace) -> None:
@@ -289,7 +288,9 @@ FAULTS: dict[str, tuple[Tampering, str, str]] = {
 def test_a_fault_over_http_is_found_at_the_hop_where_it_arises(raw: Raw, verifier: Verifier, name: str) -> None:
     fault, hop, sentence = FAULTS[name]
     with proxy(raw, fault) as url:
-        found = verifier.run("digits-onnx", "--http", url=url, requests=FEW if hop == "http" else (BATCHED, LOAD))
+        found = verifier.run(
+            "digits-onnx", "--http", url=url, requests=FEW if hop == "http" else (BATCHED, LOAD), last=hop
+        )
     assert found.first_failing_hop == hop
     assert found.report
     assert sentence in next(one["sentence"] for one in found.report["models"][0]["hops"] if one["hop"] == hop)
