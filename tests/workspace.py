@@ -80,9 +80,8 @@ class Workspace:
     def stop(self) -> None:
         """The server here is ended at once, and tidied up after: how one is stopped in its own time is tested."""
         ours = str(self.folder / ".serve")
-        java = [
-            one for one in psutil.process_iter(["cmdline"]) if any(ours in word for word in one.info["cmdline"] or [])
-        ]
+        started = psutil.process_iter(["cmdline"])
+        java = [process for process in started if any(ours in word for word in process.info["cmdline"] or [])]
         for process in java:
             process.kill()
         psutil.wait_procs(java, timeout=10)

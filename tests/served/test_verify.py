@@ -158,7 +158,7 @@ def test_an_archive_that_computes_otherwise_is_red_at_the_first_hop_that_differs
 ) -> None:
     """Its worker would refuse to start, and which hop is at fault would remain to be seen."""
     verifier.replace("digits-onnx", target, replacement)
-    assert verifier.run("digits-onnx", requests=FEW).first_failing_hop == hop
+    assert verifier.run("digits-onnx", last=hop).first_failing_hop == hop
 
 
 def test_a_golden_that_is_refused_is_told_by_its_name(verifier: Verifier) -> None:
