@@ -31,7 +31,7 @@ LOCK := $(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate
 # What the packages of the image name as needed and only compile with.
 BUILD_ONLY := setuptools triton wheel
 
-.PHONY: help setup demo train export serve predict verify compare stop bench test test-faults test-endurance test-containers check lock clean
+.PHONY: help setup demo train export serve predict verify compare stop bench test test-rest test-all test-faults test-endurance test-containers check lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -70,13 +70,19 @@ bench:  ## on a quiet machine with a network: this server beside its peers, into
 	$(PYTHON) -m benchmarks.breakdown photos-onnx photos-onnx-int8
 	$(PYTHON) -m benchmarks.table
 
-test: $(INSTALLED)  ## before a commit: run every test that needs no Docker
+test: $(INSTALLED)  ## before a commit: every hop, one fault of each group and a minute of endurance, in ten minutes
+	$(PYTHON) -m pytest -m "not containers and not rest"
+
+test-rest: $(INSTALLED)  ## before a merge: what make test left out and needs no Docker, all other faults among it
+	$(PYTHON) -m pytest -m "rest and not containers"
+
+test-all: $(INSTALLED)  ## instead of the two above: run every test that needs no Docker
 	$(PYTHON) -m pytest -m "not containers"
 
 test-faults: $(INSTALLED)  ## after a change of verify: put each known fault in, and print the hop that names it
 	$(PYTHON) -m pytest tests/faults
 
-test-endurance: $(INSTALLED)  ## before a release: half an hour of load, fuzz and kills (ENDURANCE=full), which make test does in short
+test-endurance: $(INSTALLED)  ## before a release: half an hour of load, fuzz and kills (ENDURANCE=full), which make test-all does in short
 	ENDURANCE=full $(PYTHON) -m pytest tests/endurance
 
 test-containers: $(INSTALLED)  ## after a change of the image, of docker-compose.yml or of serve/: run the tests with Docker

@@ -19,7 +19,6 @@ from serve.torchserve import server
 from serve.torchserve.launch import Ports, command, configuration
 
 ROOT = Path(__file__).resolve().parent.parent
-SCALE_SECONDS = 60
 STOCK_HANDLER = Path(__file__).with_name("peers") / "stock" / "handler.py"
 STOCK_NOTE = (
     "Pillow, torchvision's first transforms, TorchScript, default configuration and logs; stock but for "

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from serve.torchserve.launch import java
+from tests.served.live import Exports
+from tests.served.verifying import Known
 from tests.workspace import Workspace, free_port
 
 FOLDERS = ("unit", "integration", "served", "faults", "endurance", "containers")
@@ -47,6 +49,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
+def two_epochs(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Trained with other weights as the result; nothing else. To be copied by a test that changes it."""
+    workspace = trained.copy_to(tmp_path_factory.mktemp("two-epochs"))
+    workspace.run("training", "digits", "--seed", "1", "--epochs", "2")
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def exports(trained: Workspace, two_epochs: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """To ONNX: 1.0 of the default recipe, and 2.0 of two epochs beside it. To be copied, both of them."""
+    first = trained.copy_to(tmp_path_factory.mktemp("first"))
+    first.run("export", "digits", "--runtime", "onnx")
+    both = first.copy_to(tmp_path_factory.mktemp("both"))
+    two_epochs.copy_over(both)
+    both.run("export", "digits", "--runtime", "onnx", "--version", "2.0", "--new-goldens")
+    return Exports(first, both)
+
+
+@pytest.fixture(scope="session")
+def known() -> Known:
+    return Known()
+
+
+@pytest.fixture(scope="session")
 def exported(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Exported to every runtime. To be copied by a test that changes it."""
     workspace = trained.copy_to(tmp_path_factory.mktemp("exported"))
@@ -62,4 +88,4 @@ def served(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Ite
         workspace.run("serve", "up", "--port", str(workspace.port))
         yield workspace
     finally:
-        workspace.run("serve", "down")
+        workspace.stop()

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from client.client import Client
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +64,11 @@ class Workspace:
         shutil.copytree(self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".serve"))
         return Workspace(folder, free_port())
 
+    def copy_over(self, other: "Workspace") -> None:
+        """What was trained and exported here takes the place of what was there, as if it had been done there."""
+        for made in filter(Path.exists, (self.artifacts, self.store)):
+            shutil.copytree(made, other.folder / made.relative_to(self.folder), dirs_exist_ok=True)
+
     def run(
         self, *command: str, check: bool = True, environment: Mapping[str, str] | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
@@ -77,6 +84,16 @@ class Workspace:
         )
         assert not (check and done.returncode), f"{command} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
+
+    def stop(self) -> None:
+        """The server here is ended at once, and tidied up after: how one is stopped in its own time is tested."""
+        ours = str(self.folder / ".serve")
+        started = psutil.process_iter(["cmdline"])
+        java = [process for process in started if any(ours in word for word in process.info["cmdline"] or [])]
+        for process in java:
+            process.kill()
+        psutil.wait_procs(java, timeout=10)
+        self.run("serve", "down")
 
 
 HANDED_OUT: set[int] = set()

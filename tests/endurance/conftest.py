@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.served.live import Live, two_versions
-from tests.workspace import Workspace
+from tests.served.live import Exports, Live, two_versions
 
 
 @pytest.fixture(scope="session")
-def live(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with two_versions(trained, tmp_path_factory.mktemp("endurance")) as live:
+def live(exports: Exports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with two_versions(exports, tmp_path_factory.mktemp("endurance")) as live:
         yield live
 
 

@@ -12,6 +12,8 @@ from tests.served.live import MODEL, Done, Live
 from tests.snapshot import snapshot
 from tests.workspace import Workspace
 
+pytestmark = pytest.mark.rest
+
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
 
 

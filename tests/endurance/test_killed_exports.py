@@ -24,6 +24,8 @@ from inference.tools.files import sha256
 from tests.endurance.length import length
 from tests.workspace import ROOT, Workspace
 
+pytestmark = pytest.mark.rest
+
 RUNTIME = "onnx"
 KILLS = length(short=3, full=100)
 SEED = 0

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,13 @@ def mean_and_std_swapped(scene: Scene) -> None:
     scene.exported("digits-onnx", network)
 
 
+def less_is_allowed(original: Any, *given: Any) -> Any:
+    import torch
+
+    torch.set_float32_matmul_precision("medium")
+    return original(*given)
+
+
 @fault(
     PRECISION,
     where="the archive's code",
@@ -65,8 +73,15 @@ def mean_and_std_swapped(scene: Scene) -> None:
     missing=no_short_products,
 )
 def matrix_products_in_less_than_float32(scene: Scene) -> None:
-    allowed = '    torch.set_float32_matmul_precision("medium")\n    torch.set_num_threads(threads)\n'
-    scene.code("digits-torchscript", "inference/torch_graph.py", "    torch.set_num_threads(threads)\n", allowed)
+    scene.replace("digits-torchscript", "inference.torch_graph:prepare", less_is_allowed)
+
+
+def tf32_is_allowed(original: Any, device: Any) -> Any:
+    import torch
+
+    original(device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return True
 
 
 @fault(
@@ -80,7 +95,7 @@ def matrix_products_in_less_than_float32(scene: Scene) -> None:
 )
 def tf32_in_one_place(scene: Scene) -> None:
     scene.exported_for_cuda("digits-eager")
-    scene.code("digits-eager", "inference/torch_graph.py", "allow_tf32 = False", "allow_tf32 = True")
+    scene.replace("digits-eager", "inference.torch_graph:forbid_tf32", tf32_is_allowed)
 
 
 class Guessing(nn.Module):
@@ -122,9 +137,7 @@ def the_size_of_the_batch(scene: Scene) -> None:
         graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
         onnx.save(graph, path)
 
-    network = scene.trained.network
-    scene.exported("digits-onnx", network)
-    scene.artifact("digits-onnx", fix)
+    scene.changed_artifact("digits-onnx", fix)
 
 
 class Elsewhere(nn.Module):

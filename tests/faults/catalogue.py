@@ -38,6 +38,10 @@ class Fault:
 FAULTS: list[Fault] = []
 
 
+def nothing() -> str:
+    return ""
+
+
 def fault(
     group: str,
     *,
@@ -46,7 +50,7 @@ def fault(
     says: str,
     life: str,
     served: str = "digits-onnx",
-    missing: Callable[[], str] = lambda: "",
+    missing: Callable[[], str] = nothing,
 ) -> Callable[[Inject], Inject]:
     """Enters a function, which puts the fault of its name into a scene, into the catalogue."""
 
@@ -59,3 +63,18 @@ def fault(
 
 def no_gpu() -> str:
     return "" if torch.cuda.is_available() else "torch finds no CUDA device here."
+
+
+def representatives() -> list[Fault]:
+    """One of each group and, beyond those, one of each hop: what `make test` puts in.
+
+    Of digits rather than of another model, which would need a server of its own, and without certain hardware where
+    the group has such a one.
+    """
+    chosen: list[Fault] = []
+    order = sorted(FAULTS, key=lambda one: (one.missing is not nothing, one.model != "digits"))
+    for new in ("group", "hop"):
+        for one in order:
+            if getattr(one, new) not in {getattr(other, new) for other in chosen}:
+                chosen.append(one)
+    return chosen

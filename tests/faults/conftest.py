@@ -12,7 +12,7 @@ from export.pipeline import export_runtime, goldens_of
 from tests.faults.catalogue import Fault
 from tests.faults.scene import Scene, scene
 from tests.served.asking import Raw
-from tests.served.verifying import Verifier
+from tests.served.verifying import Known, Verifier
 from tests.small_photos import small_photos
 from tests.workspace import Workspace, free_port
 
@@ -20,10 +20,9 @@ FOUND = pytest.StashKey[list[tuple[Fault, str]]]()
 
 
 @pytest.fixture(scope="session")
-def other_epoch(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def other_epoch(two_epochs: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The same model after two epochs, exported too."""
-    workspace = trained.copy_to(tmp_path_factory.mktemp("other-epoch"))
-    workspace.run("training", "digits", "--epochs", "2")
+    workspace = two_epochs.copy_to(tmp_path_factory.mktemp("other-epoch"))
     workspace.run("export", "digits", "--runtime", "eager", "--runtime", "onnx", "--new-goldens")
     return workspace
 
@@ -40,7 +39,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         workspace.run("serve", "up", "photos-onnx", "photos-torchscript", "--port", str(workspace.port))
         yield workspace
     finally:
-        workspace.run("serve", "down")
+        workspace.stop()
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +53,7 @@ def set_scene(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     other_epoch: Workspace,
+    known: Known,
     found: list[tuple[Fault, str]],
 ) -> Iterator[Scene]:
     """For the fault that the test is about."""
@@ -64,7 +64,7 @@ def set_scene(
     served: Workspace = request.getfixturevalue("photos" if fault.model == "photos" else "served")
     with requests.Session() as session:
         session.trust_env = False
-        verifier = Verifier(served, tmp_path, capsys, fault.model)
+        verifier = Verifier(served, tmp_path, capsys, known, fault.model)
         with scene(Raw(served, session), other_epoch, verifier) as made:
             yield made
 

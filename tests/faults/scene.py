@@ -1,6 +1,8 @@
 """One user's folder in which one thing is wrong, and the real server that it is verified against."""
 
+import shutil
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,9 +18,11 @@ from export.pipeline import export_runtime
 from export.trained import Trained, load_trained
 from inference.goldens import Goldens
 from inference.runtime import runtime_module
+from inference.store.manifest import Manifest
+from tests.replacing import Replacement
 from tests.served.asking import Raw
 from tests.served.verifying import FEW, Tampering, Verified, Verifier, proxy
-from tests.workspace import Workspace, free_port
+from tests.workspace import Workspace
 
 ALL = (http_hops.BATCHED_REQUESTS, http_hops.LOAD_REQUESTS)
 
@@ -29,22 +33,32 @@ class Scene:
     def __init__(self, raw: Raw, other_epoch: Workspace, verifier: Verifier) -> None:
         self.raw, self.other_epoch, self.verifier = raw, other_epoch, verifier
         self.url = ""
+        self.served_as: dict[str, str] = {}
         self.until_the_end = ExitStack()
 
     @property
     def trained(self) -> Trained:
         return load_trained(self.verifier.model, self.verifier.artifacts)
 
-    def code(self, name: str, file: str, old: str, new: str) -> None:
-        """Other code in an archive, which is accepted as if it had been exported so."""
-        self.verifier.change_archive(name, file, old, new)
+    def replace(self, name: str, target: str, replacement: Replacement) -> None:
+        """Another function in an archive, which is accepted as if it had been exported so."""
+        self.verifier.replace(name, target, replacement)
 
     def artifact(self, name: str, write: Callable[[Path], object]) -> None:
         """Another artifact in an archive: the one that `write` leaves at a path."""
-        runtime = name.partition("-")[2].replace("-", "_")
-        path = self.verifier.artifacts / self.verifier.model / runtime_module(runtime).ARTIFACT
+        path = self._artifact(name)
         write(path)
         self.verifier.change_file(name, path.name, lambda _: path.read_bytes())
+
+    def changed_artifact(self, name: str, change: Callable[[Path], object]) -> None:
+        """The archive's own artifact, as `change` leaves it at a path."""
+        with zipfile.ZipFile(self.verifier.store / f"{name}-1.0.mar") as archive:
+            self._artifact(name).write_bytes(archive.read(self._artifact(name).name))
+        self.artifact(name, change)
+
+    def _artifact(self, name: str) -> Path:
+        runtime = name.partition("-")[2].replace("-", "_")
+        return self.verifier.artifacts / self.verifier.model / runtime_module(runtime).ARTIFACT
 
     def exported(self, name: str, network: nn.Module) -> None:
         """The artifact that the exporter makes of another network, under the right one's digest."""
@@ -78,19 +92,32 @@ class Scene:
         """Puts a proxy between the client and the shared server."""
         self.url = self.until_the_end.enter_context(proxy(self.raw, tampering))
 
-    def serve(self, *names: str) -> None:
-        """Starts a TorchServe of its own over the archives as they are now."""
-        workspace = Workspace(self.verifier.artifacts.parent, free_port())
-        self.until_the_end.callback(workspace.run, "serve", "down")
-        workspace.run("serve", "up", *names, "--port", str(workspace.port))
-        self.verifier.served = workspace
+    def serve(self, name: str) -> None:
+        """Has the shared server serve the archive as it is now too, under a name of its own."""
+        served, own = self.verifier.served, f"{name}-{self.verifier.artifacts.parent.name}"
+        archive = self.verifier.store / f"{own}-1.0.mar"
+        shutil.copyfile(self.verifier.store / f"{name}-1.0.mar", archive)
+        self.until_the_end.callback(shutil.copyfile(archive, served.store / archive.name).unlink)
+        params = {"url": archive.name, "model_name": own, "initial_workers": "1", "synchronous": "true"}
+        self.until_the_end.callback(self._manage, "DELETE", f"/{own}", {})
+        self._manage("POST", "", params)
+        manifest = Manifest.read(self.verifier.store)
+        entry = manifest.archives[name].model_copy(update={"file": archive.name})
+        Manifest(archives={**manifest.archives, own: entry}).write(self.verifier.store)
+        self.served_as[name] = own
+
+    def _manage(self, method: str, path: str, params: dict[str, str]) -> None:
+        url, token = f"{self.verifier.served.management_url}/models{path}", self.raw.token("management")
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = self.raw.session.request(method, url, params=params, headers=headers, timeout=60)
+        assert answer.status_code == 200, answer.text
 
     def verified(self, name: str, hop: str) -> Verified:
-        """With as many requests as `verify` sends by itself where the fault needs company to be seen."""
-        requests = ALL if hop in ("http_batched", "http_load") else FEW
+        """As far as `hop`; with all requests that `verify` sends by itself where the fault needs company to be seen."""
+        requests, served_as = ALL if hop in ("http_batched", "http_load") else FEW, self.served_as.get(name, name)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(http_hops, "HOP_SECONDS", 120.0)  # a busy machine sends no fewer
-            return self.verifier.run(name, url=self.url, code=None, requests=requests)
+            return self.verifier.run(served_as, url=self.url, code=None, requests=requests, last=hop)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The catalogue as a whole: what it has to hold, and the docs page that is made of it."""
 
+from tests.faults.catalogue import nothing, representatives
 from tests.faults.table import FAULTS, FILES, PAGE, page
-from tests.served.test_verify import HOPS
+from tests.served.verifying import HOPS
 from tests.workspace import ROOT
 
 
@@ -13,6 +14,13 @@ def test_there_are_fourteen_groups_and_thirty_faults_at_least() -> None:
 def test_every_file_adds_to_it_and_every_hop_is_named_by_some() -> None:
     assert {fault.inject.__module__ for fault in FAULTS} == {file.__name__ for file in FILES}
     assert {fault.hop for fault in FAULTS} == set(HOPS)
+
+
+def test_each_group_and_each_hop_is_in_make_test() -> None:
+    first = representatives()
+    assert {fault.group for fault in first} == {fault.group for fault in FAULTS}
+    assert {fault.hop for fault in first if fault.missing is nothing} == set(HOPS)
+    assert len(first) <= len({fault.group for fault in FAULTS}) + len(HOPS)
 
 
 def test_the_docs_page_holds_the_catalogue_as_it_is() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.pipeline import make_goldens
 from export.trained import load_trained
+from inference.goldens import Goldens
 from tests.faults.catalogue import fault, no_gpu
 from tests.faults.scene import Scene
 from tests.zips import rewrite
@@ -42,8 +42,7 @@ def machine_code_for_another_device(scene: Scene) -> None:
         assert any(here in body for body in files.values())
         return {name: body.replace(here, there) for name, body in files.items()}
 
-    scene.exported("digits-aoti", scene.trained.network)
-    scene.artifact("digits-aoti", lambda path: rewrite(path, moved))
+    scene.changed_artifact("digits-aoti", lambda path: rewrite(path, moved))
 
 
 def with_a_determinant(path: Path) -> None:
@@ -80,7 +79,7 @@ def with_a_determinant(path: Path) -> None:
 )
 def one_node_on_the_cpu(scene: Scene) -> None:
     scene.exported_for_cuda("digits-onnx")
-    scene.artifact("digits-onnx", with_a_determinant)
+    scene.changed_artifact("digits-onnx", with_a_determinant)
 
 
 @fault(
@@ -142,7 +141,7 @@ def the_default_not_switched(scene: Scene) -> None:
     life="The goldens were kept from the model before: it is now they that are wrong.",
 )
 def goldens_of_the_model_before(scene: Scene) -> None:
-    before = make_goldens(load_trained("digits", scene.other_epoch.folder / "artifacts"))
+    before = Goldens.read(scene.other_epoch.artifacts / "goldens.npz")
     scene.goldens(lambda goldens: replace(goldens, outputs=before.outputs, oracle=before.oracle))
 
 

@@ -8,7 +8,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from tests.served.asking import Eager, Raw
-from tests.served.verifying import Verifier
+from tests.served.verifying import Known, Verifier
 from tests.workspace import Workspace
 
 
@@ -32,5 +32,5 @@ def seven(served: Workspace) -> bytes:
 
 
 @pytest.fixture
-def verifier(served: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Verifier:
-    return Verifier(served, tmp_path, capsys)
+def verifier(served: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str], known: Known) -> Verifier:
+    return Verifier(served, tmp_path, capsys, known)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.workspace import ROOT, Workspace
 
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "training", "export", "serve", "client")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "inference", "models", "training", "export", "serve", "client")
 
 
 @dataclass(frozen=True)

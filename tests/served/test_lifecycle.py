@@ -118,7 +118,8 @@ def local(stopped: Workspace, temporary: Path, monkeypatch: pytest.MonkeyPatch) 
     try:
         yield local
     finally:
-        local.down()
+        if any(local.run_directory.glob("*.json")) or related(local):
+            local.workspace.stop()
         shutil.rmtree(stopped.store)
         kept.rename(stopped.store)
 
@@ -131,7 +132,7 @@ def running(exported: Workspace, tmp_path_factory: pytest.TempPathFactory) -> It
         local.up()
         yield local
     finally:
-        local.down()
+        local.workspace.stop()
 
 
 def listening(local: Local) -> dict[int, str]:

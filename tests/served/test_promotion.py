@@ -23,14 +23,14 @@ from inference.store import manifest
 from inference.tools import limits
 from serve import versions
 from tests.served.asking import close
-from tests.served.live import MODEL, Live, two_versions
+from tests.served.live import MODEL, Exports, Live, two_versions
 from tests.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
-def live(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(exports: Exports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """Its store also holds 3.0, which is 2.0 by another name."""
-    with two_versions(trained, tmp_path_factory.mktemp("promotion")) as live:
+    with two_versions(exports, tmp_path_factory.mktemp("promotion")) as live:
         live.repack("3.0")
         yield live
 

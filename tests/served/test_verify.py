@@ -19,11 +19,14 @@ from inference.outputs.classes import ClassesOutput
 from inference.protocol import NPY
 from inference.tools.files import sha256
 from tests.contracts import labels_of
+from tests.replacing import Replacement
 from tests.served.asking import RUNTIMES, Raw, npy
 from tests.served.verifying import (
     BATCHED,
     FEW,
+    HOPS,
     LOAD,
+    OVER_HTTP,
     Tampering,
     Verifier,
     changed,
@@ -38,9 +41,6 @@ from tests.served.verifying import (
 )
 from tests.unit.scripted_server import Call, Reply, failure
 from tests.workspace import Workspace, free_port
-
-HOPS = ["decode", "eager", "runtime", "handler", "http", "http_batched", "http_load"]
-OVER_HTTP = HOPS[4:]
 
 
 def test_all_hops_of_all_runtimes_are_the_same_as_eager(served: Workspace) -> None:
@@ -109,27 +109,62 @@ def test_another_network_is_found_at_eager(verifier: Verifier) -> None:
     assert verifier.run("digits-eager", requests=FEW).first_failing_hop == "eager"
 
 
+def nearest(original: Any, *given: Any) -> Any:
+    from unittest.mock import patch
+
+    from PIL import Image, ImageOps
+
+    pad, way = ImageOps.pad, Image.Resampling.NEAREST
+    with patch.object(ImageOps, "pad", lambda image, size, _, **named: pad(image, size, way, **named)):
+        return original(*given)
+
+
+def taken_for_empty(original: Any, _body: Any, *given: Any) -> Any:
+    return original(b"", *given)
+
+
+def by_another_name(_original: Any, self: Any, batch: Any) -> Any:
+    return self.walk(batch)
+
+
+def by_another_attribute(original: Any, self: Any, requests: Any) -> Any:
+    return [answer.text for answer in original(self, requests)]
+
+
+def a_little_more(original: Any, self: Any, batch: Any) -> Any:
+    import numpy as np
+
+    return original(self, batch) * np.float32(1.0001)
+
+
+def the_last_first(original: Any, self: Any, inputs: Any) -> Any:
+    return original(self, inputs[::-1])
+
+
+DECODE, RUNTIME = "inference.inputs.image.decode:decode", "inference.runtime:Loaded.__call__"
+
+
 @pytest.mark.parametrize(
-    ("hop", "file", "old", "new"),
+    ("hop", "target", "replacement"),
     [
-        ("decode", "inference/inputs/image/decode.py", "Resampling.BILINEAR", "Resampling.NEAREST"),
-        ("decode", "inference/inputs/image/decode.py", "if not body:", "if body:"),
-        ("runtime", "inference/runtime.py", "= self.run(batch)\n", "= self.walk(batch)\n"),
-        ("handler", "handler.py", "return [answer.body for", "return [answer.text for"),
-        ("runtime", "inference/runtime.py", "= self.run(batch)\n", "= self.run(batch) * np.float32(1.0001)\n"),
-        ("handler", "inference/predictor.py", "joined(inputs)\n", "joined(inputs)[::-1]\n"),
+        ("decode", "inference.inputs.image.decode:_pad", nearest),
+        ("decode", DECODE, taken_for_empty),
+        ("runtime", RUNTIME, by_another_name),
+        ("handler", "inference.predictor:Predictor.answer", by_another_attribute),
+        ("runtime", RUNTIME, a_little_more),
+        ("handler", "inference.predictor:Predictor.predict", the_last_first),
     ],
 )
 def test_an_archive_that_computes_otherwise_is_red_at_the_first_hop_that_differs(
-    verifier: Verifier, hop: str, file: str, old: str, new: str
+    verifier: Verifier, hop: str, target: str, replacement: Replacement
 ) -> None:
     """Its worker would refuse to start, and which hop is at fault would remain to be seen."""
-    verifier.change_archive("digits-onnx", file, old, new)
-    assert verifier.run("digits-onnx", requests=FEW).first_failing_hop == hop
+    verifier.replace("digits-onnx", target, replacement)
+    assert verifier.run("digits-onnx", last=hop).first_failing_hop == hop
 
 
 def test_a_golden_that_is_refused_is_told_by_its_name(verifier: Verifier) -> None:
-    verifier.change_archive("digits-onnx", "inference/inputs/image/decode.py", "if not body:", "if body:")
+    verifier.replace("digits-onnx", DECODE, taken_for_empty)
     found = verifier.run("digits-onnx", requests=FEW)
     assert found.report
     sentences = {hop["hop"]: hop["sentence"] for hop in found.report["models"][0]["hops"]}
@@ -139,7 +174,7 @@ def test_a_golden_that_is_refused_is_told_by_its_name(verifier: Verifier) -> Non
 
 
 def test_an_archive_that_does_not_run_could_not_be_checked(verifier: Verifier) -> None:
-    verifier.change_archive("digits-onnx", "handler.py", "import os\n", "import os, nowhere\n")
+    verifier.change_file("digits-onnx", "inference/predictor.py", lambda code: code + b"\nimport nowhere\n")
     found = verifier.run("digits-onnx", code=2)
     assert found.report is None
     assert "digits-onnx-1.0.mar does not run: ModuleNotFoundError: No module named 'nowhere'" in found.err
@@ -259,7 +294,9 @@ FAULTS: dict[str, tuple[Tampering, str, str]] = {
 def test_a_fault_over_http_is_found_at_the_hop_where_it_arises(raw: Raw, verifier: Verifier, name: str) -> None:
     fault, hop, sentence = FAULTS[name]
     with proxy(raw, fault) as url:
-        found = verifier.run("digits-onnx", "--http", url=url, requests=FEW if hop == "http" else (BATCHED, LOAD))
+        found = verifier.run(
+            "digits-onnx", "--http", url=url, requests=FEW if hop == "http" else (BATCHED, LOAD), last=hop
+        )
     assert found.first_failing_hop == hop
     assert found.report
     assert sentence in next(one["sentence"] for one in found.report["models"][0]["hops"] if one["hop"] == hop)
@@ -410,6 +447,10 @@ def test_an_archive_that_is_no_zip_could_not_be_checked(verifier: Verifier) -> N
     assert "digits-onnx-1.0.mar is no archive" in verifier.run("digits-onnx", code=2).err
 
 
+def without_a_refusal(original: Any) -> Any:
+    return {name: value for name, value in original().items() if name != "refused"}
+
+
 def test_an_archive_of_older_code_could_not_be_checked(verifier: Verifier) -> None:
-    verifier.change_archive("digits-onnx", "inference/selfcheck.py", '"refused": ', '"refusal": ')
+    verifier.replace("digits-onnx", "inference.selfcheck:answers", without_a_refusal)
     assert "exported by another version of this project" in verifier.run("digits-onnx", code=2).err

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,14 +16,20 @@ import numpy as np
 import pytest
 
 from client.__main__ import main
-from client.verify import http_hops
+from client.verify import command, http_hops
 from inference.goldens import Goldens
 from inference.protocol import ATTESTED, NPY
+from inference.selfcheck import Hop, inprocess_hops
 from inference.store.manifest import Manifest, describe
+from inference.tools.files import sha256
+from tests.replacing import Replacement, replaced
 from tests.served.asking import Raw, npy
 from tests.unit.scripted_server import Call, Reply, scripted
 from tests.workspace import Workspace
 from tests.zips import rewrite
+
+HOPS = ["decode", "eager", "runtime", "handler", "http", "http_batched", "http_load"]
+OVER_HTTP = HOPS[4:]
 
 # How many requests the two hops with company send here: as few as show a fault, so that a test takes seconds.
 BATCHED, LOAD = 100, 200
@@ -46,13 +53,29 @@ class Verified:
         return str(red[0])
 
 
+class Known:
+    """The hops in process by what they follow from: the archive, and the goldens that they are compared with."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str, str, int], list[Hop]] = {}
+
+    def hops(self, archive: Path, goldens: Goldens, runtime: str, threads: int) -> list[Hop]:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder, "goldens.npz")
+            goldens.write(copy)
+            key = sha256(archive), sha256(copy), runtime, threads
+        if key not in self.found:
+            self.found[key] = inprocess_hops(archive, goldens, runtime, threads)
+        return self.found[key]
+
+
 class Verifier:
     """Runs the command in this process and the server's folder, on goldens and archives of its own to change."""
 
     def __init__(
-        self, served: Workspace, folder: Path, capsys: pytest.CaptureFixture[str], model: str = "digits"
+        self, served: Workspace, folder: Path, capsys: pytest.CaptureFixture[str], known: Known, model: str = "digits"
     ) -> None:
-        self.served, self.capsys, self.model = served, capsys, model
+        self.served, self.capsys, self.known, self.model = served, capsys, known, model
         self.artifacts, self.store = folder / "artifacts", folder / "model_store"
         (self.artifacts / model).mkdir(parents=True)
         for name in ("goldens.npz", "contract.json", "weights.safetensors", "metrics.json"):
@@ -74,14 +97,10 @@ class Verifier:
     def change_goldens(self, change: Callable[[Goldens], Goldens]) -> None:
         change(Goldens.read(self.goldens_path)).write(self.goldens_path)
 
-    def change_archive(self, name: str, file: str, old: str, new: str) -> None:
-        """Puts other code into an archive, and the archive into the manifest as if it had been exported so."""
-
-        def change(code: bytes) -> bytes:
-            assert old in code.decode()
-            return code.decode().replace(old, new).encode()
-
-        self.change_file(name, file, change)
+    def replace(self, name: str, target: str, replacement: Replacement) -> None:
+        """Puts another function into an archive, and the archive into the manifest as if it had been exported so."""
+        rewrite(self.store / f"{name}-1.0.mar", lambda files: replaced(files, target, replacement))
+        self.accept(name)
 
     def change_file(self, name: str, file: str, change: Callable[[bytes], bytes]) -> None:
         rewrite(self.store / f"{name}-1.0.mar", lambda files: {**files, file: change(files[file])})
@@ -98,9 +117,17 @@ class Verifier:
         Manifest(archives=others).write(self.store)
 
     def run(
-        self, *arguments: str, url: str = "", code: int | None = 1, requests: tuple[int, int] = (BATCHED, LOAD)
+        self,
+        *arguments: str,
+        url: str = "",
+        code: int | None = 1,
+        requests: tuple[int, int] = (BATCHED, LOAD),
+        last: str = OVER_HTTP[-1],
     ) -> Verified:
-        """It has to end with `code`, unless that is None."""
+        """It has to end with `code`, unless that is None. Of the hops over HTTP, none that comes after `last` is tried.
+
+        What the same archive computes in process of the same goldens is computed once in a session.
+        """
         places = ("--artifacts", str(self.artifacts), "--store", str(self.store))
         urls = ("--url", url or self.served.url, "--management-url", self.served.management_url)
         with pytest.MonkeyPatch.context() as patch:
@@ -108,12 +135,27 @@ class Verifier:
             patch.setattr(sys, "argv", ["client", "verify", *places, *urls, *arguments])
             patch.setattr(http_hops, "BATCHED_REQUESTS", requests[0])
             patch.setattr(http_hops, "LOAD_REQUESTS", requests[1])
+            patch.setattr(http_hops.HttpHops, "run", _as_far_as(last))
+            patch.setattr(command, "inprocess_hops", self.known.hops)
             with pytest.raises(SystemExit) as ended:
                 main()
         report = json.loads(self.report_path.read_bytes()) if self.report_path.exists() else None
         out, err = self.capsys.readouterr()
         assert code in (None, ended.value.code), out + err
         return Verified(ended.value.code, out, err, report)
+
+
+def _as_far_as(hop: str) -> Callable[[http_hops.HttpHops], Iterator[Hop]]:
+    """The hops over HTTP up to `hop`: none where that is one in process."""
+    run = http_hops.HttpHops.run
+
+    def up_to(hops: http_hops.HttpHops) -> Iterator[Hop]:
+        for found in run(hops) if hop in OVER_HTTP else ():
+            yield found
+            if found.hop == hop:
+                return
+
+    return up_to
 
 
 Tampering = Callable[[Call, Reply, int], Reply]

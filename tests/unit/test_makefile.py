@@ -94,13 +94,21 @@ def test_every_named_target_is_phony() -> None:
 def test_each_target_of_tests_runs_its_own_and_only_make_test_endurance_asks_for_their_full_length(
     project: Project,
 ) -> None:
-    recipes = project.make("--dry-run", "test", "test-faults", "test-endurance", "test-containers").stdout.splitlines()
+    targets = ("test", "test-rest", "test-all", "test-faults", "test-endurance", "test-containers")
+    recipes = project.make("--dry-run", *targets).stdout.splitlines()
     assert [line for line in recipes if "pytest" in line] == [
+        '.venv/bin/python -m pytest -m "not containers and not rest"',
+        '.venv/bin/python -m pytest -m "rest and not containers"',
         '.venv/bin/python -m pytest -m "not containers"',
         ".venv/bin/python -m pytest tests/faults",
         "ENDURANCE=full .venv/bin/python -m pytest tests/endurance",
         ".venv/bin/python -m pytest tests/containers",
     ]
+
+
+def test_a_merge_passes_every_test_and_none_twice() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert lines[-4:] == ["make check", "make test", "make test-rest", ".ci/containers"]
 
 
 def pins(name: str) -> dict[str, list[str]]:
