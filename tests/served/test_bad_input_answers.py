@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from client.__main__ import main
-from inference.protocol import BODY_LIMIT, NPY, TOP_K
+from inference.outputs.classes import TOP_K
+from inference.protocol import BODY_LIMIT, NPY
 from tests.served.asking import Raw
 from tests.served.test_bad_input import ALL, IMAGE, ODD, array, header, pickled
 
