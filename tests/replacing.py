@@ -41,7 +41,8 @@ def replaced(files: Files, target: str, replacement: Replacement) -> Files:
     nothing of the test's own module travels with it. Fails where the archive has no function of that name.
     """
     module, _, function = target.partition(":")
-    file = module.replace(".", "/") + ".py"
+    place = module.replace(".", "/")
+    file = f"{place}/__init__.py" if f"{place}/__init__.py" in files else f"{place}.py"
     assert file in files, f"{target}: the archive holds no {file}"
     code = files[file].decode()
     tree = ast.parse(code)

@@ -29,7 +29,7 @@ from inference.runtimes.torchscript import deprecated
 from inference.tools.files import sha256
 from models import make_network
 from tests.integration.exporting import Done, ended, trained_in
-from tests.workspace import Workspace, free_port
+from tests.workspace import Workspace
 
 CAPTURED = ("onnx", "torchscript")
 
@@ -126,20 +126,14 @@ def test_dropout_that_is_still_active_is_named(
     assert first_of(bisect(runtime)) == "dropout (dropout)"
 
 
-@pytest.fixture(scope="module")
-def first_epoch(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    """The network after one epoch."""
-    workspace = Workspace(tmp_path_factory.mktemp("first_epoch"), free_port())
-    workspace.run("training", "digits", "--epochs", "1")
-    return trained_in(workspace).network
-
-
 @pytest.mark.parametrize("runtime", ["eager", *CAPTURED])
 def test_a_layer_with_another_epochs_weights_is_named(
-    bisect: Bisect, workspace: Workspace, runtime: str, first_epoch: nn.Module
+    bisect: Bisect, workspace: Workspace, runtime: str, two_epochs: Workspace
 ) -> None:
+    other = trained_in(two_epochs).network
+
     def go_back(network: nn.Module) -> None:
-        network.get_parameter("conv2.weight").copy_(first_epoch.get_parameter("conv2.weight"))
+        network.get_parameter("conv2.weight").copy_(other.get_parameter("conv2.weight"))
 
     if runtime == "eager":  # its artifact is weights
         network, contract = weights.read(artifact_of(workspace, "eager"), make_network)

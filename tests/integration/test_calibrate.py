@@ -13,7 +13,7 @@ from export.calibration.evidence import Evidence
 from inference import parity
 from inference.tools.commands import run
 from inference.tools.files import sha256
-from tests.workspace import ROOT, Workspace
+from tests.workspace import Workspace
 
 FEW = ("--seeds", "2", "--inputs", "5")
 RUNTIMES = ("eager", "aoti", "onnx", "torchscript")
@@ -39,8 +39,7 @@ def calibrate(workspace: Workspace, *arguments: str, monkeypatch: pytest.MonkeyP
 
 
 def test_every_runtime_is_compared_at_every_size_with_1_and_2_threads_and_nothing_is_kept(exported: Workspace) -> None:
-    folder = ROOT / "export"
-    before = {path: path.read_bytes() for path in [folder / "tolerances.toml", *folder.glob("evidence/*")]}
+    before = {path: path.read_bytes() for path in [parity.TABLE, *evidence.FOLDER.iterdir()]}
     done = exported.run("export", "calibrate", "digits", *FEW)
     assert (
         "digits on cpu: 40 inputs, 5 each of pictures, noise, black and white, flat for each of 2 seeds" in done.stdout
@@ -124,9 +123,11 @@ def test_an_artifact_that_was_not_exported_is_asked_for(trained: Workspace) -> N
     )
 
 
-def test_an_artifact_of_other_weights_is_not_measured(exported: Workspace, tmp_path: Path) -> None:
+def test_an_artifact_of_other_weights_is_not_measured(
+    exported: Workspace, two_epochs: Workspace, tmp_path: Path
+) -> None:
     changed = exported.copy_to(tmp_path)
-    changed.run("training", "digits", "--epochs", "1")
+    two_epochs.copy_over(changed)
     done = changed.run("export", "calibrate", "digits", *FEW, "--runtime", "onnx", check=False)
     assert done.returncode == 2
     assert done.stderr == (

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export.trained import load_trained
-from inference import selfcheck
+from inference import bundle, selfcheck
 from inference.goldens import Goldens
 from inference.runtime import CannotRun
 from inference.runtimes import torchscript
@@ -50,12 +50,15 @@ def test_onnx_runtime_without_a_gpu_is_no_fault_of_the_artifact(exported: Worksp
     )
 
 
+def for_cuda(described: bytes) -> bytes:
+    return bundle.Bundle.model_validate_json(described).model_copy(update={"device": "cuda"}).model_dump_json().encode()
+
+
 def test_an_archive_for_a_gpu_does_not_run_where_there_is_none(
     exported: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copy(exported.store / "digits-onnx-1.0.mar", tmp_path))
-    config = "model-config.yaml"
-    rewrite(path, lambda files: {**files, config: files[config].replace(b"deviceType: cpu", b"deviceType: gpu")})
+    rewrite(path, lambda files: {**files, bundle.FILE: for_cuda(files[bundle.FILE])})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     goldens = Goldens.read(exported.artifacts / "goldens.npz")
     with pytest.raises(

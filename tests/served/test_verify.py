@@ -119,8 +119,8 @@ def nearest(original: Any, *given: Any) -> Any:
         return original(*given)
 
 
-def taken_for_empty(original: Any, _body: Any, *given: Any) -> Any:
-    return original(b"", *given)
+def taken_for_empty(original: Any, self: Any, _body: Any, *given: Any) -> Any:
+    return original(self, b"", *given)
 
 
 def by_another_name(_original: Any, self: Any, batch: Any) -> Any:
@@ -141,13 +141,13 @@ def the_last_first(original: Any, self: Any, inputs: Any) -> Any:
     return original(self, inputs[::-1])
 
 
-DECODE, RUNTIME = "inference.inputs.image.decode:decode", "inference.runtime:Loaded.__call__"
+DECODE, RUNTIME = "inference.inputs.image:ImageInput.decode", "inference.runtime:Loaded.__call__"
 
 
 @pytest.mark.parametrize(
     ("hop", "target", "replacement"),
     [
-        ("decode", "inference.inputs.image.decode:_pad", nearest),
+        ("decode", "inference.inputs.image.decode:fit", nearest),
         ("decode", DECODE, taken_for_empty),
         ("runtime", RUNTIME, by_another_name),
         ("handler", "inference.predictor:Predictor.answer", by_another_attribute),

@@ -21,7 +21,7 @@ class Greeter:
 if __name__ == "__main__":
     print(Greeter().greet("you"))
 """
-FILES = {"house/door.py": CODE, "house/__init__.py": b""}
+FILES = {"house/door.py": CODE, "house/__init__.py": b"def key():\n    return 1\n"}
 MODULE_LEVEL = "stays behind"
 
 
@@ -73,6 +73,10 @@ def test_what_a_replacement_imports_may_be_imported_outside_it_too(tmp_path: Pat
 def test_a_name_that_is_not_there_is_an_error(target: str) -> None:
     with pytest.raises(AssertionError, match=r"has no function of that name|holds no house/doors\.py"):
         replaced(FILES, target, louder)
+
+
+def test_a_package_has_functions_too() -> None:
+    assert b"key = _replaced_louder.around(key)" in replaced(FILES, "house:key", louder)["house/__init__.py"]
 
 
 def test_what_would_stay_behind_is_an_error() -> None:
