@@ -1,7 +1,9 @@
 """`python -m training digits`: train a model and publish its weights, contract and metrics.
 
 On several GPUs: `torchrun --nproc-per-node 2 -m training photos …`, with the same options. A batch is that of all
-processes, so the result is one process's but for the order in which floats are added. (On CPUs threads are faster.)
+processes together, so the steps and learning rates are one process's; the weights are not. Each process draws its own
+augmentation and dropout, a batch that can't be shared evenly counts a few rows twice, and on CPUs each process's batch
+norms see its own rows (on GPUs the whole batch, by SyncBatchNorm). On CPUs one process with threads is faster.
 """
 
 from dataclasses import replace
@@ -13,7 +15,7 @@ from rich.console import Console
 
 from inference.base import out_of_memory
 from inference.tools.commands import run
-from models import Data, Model, Pretrainable, Recipe, model_module
+from models import Data, Pretrainable, Recipe, model_module
 from training import parallel
 from training.loop import pick_device, train
 from training.report import device_name, publish_all
@@ -42,8 +44,11 @@ def command(
 ) -> None:
     """Trains a model and publishes weights, contract, metrics and pictures in OUTPUT/MODEL."""
     with parallel.joined(), out_of_memory():
-        module, chosen = model_module(model), parallel.own(pick_device(device))
-        check_known(model, module, arch=arch, pretrained=pretrained, skip_bad=skip_bad)
+        module, chosen = model_module(model), parallel.own_device(pick_device(device))
+        for name, value in {"arch": arch, "pretrained": pretrained, "skip_bad": skip_bad}.items():
+            if value and name not in module.OPTIONS:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"The model {model} knows no {option}. Train without {option}.")
         with parallel.rank_0_first():
             splits = module.data(data or next(iter(module.RECIPES)), data_dir)
         check_readable(splits, skip_bad)
@@ -53,22 +58,12 @@ def command(
         recipe = override(recipe, arch=arch, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         job = Job(module, splits, recipe, seed, chosen)
         console = Console(soft_wrap=True, quiet=parallel.rank() > 0)
-        on = f"{model} on {device_name(chosen)}{processes()}"
-        console.print(f"{on}: {sizes(splits)}; epochs {recipe.epochs}, seed {seed}.")
-        trained = train(job, output / model, resume)
+        processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
+        on = f"{device_name(chosen)}{processes}"
+        console.print(f"{model} on {on}: {sizes(splits)}; epochs {recipe.epochs}, seed {seed}.")
+        result = train(job, output / model, resume)
         if parallel.rank() == 0:
-            console.print(summary(publish_all(output / model, job, trained), output / model))
-
-
-def processes() -> str:
-    return f", {parallel.size()} processes" if parallel.size() > 1 else ""
-
-
-def check_known(model: str, module: Model, **options: Any) -> None:
-    """Raises ValueError when an option was given that the model does not know."""
-    for name in (name for name, value in options.items() if value and name not in module.OPTIONS):
-        option = f"--{name.replace('_', '-')}"
-        raise ValueError(f"The model {model} knows no {option}. Train without {option}.")
+            console.print(summary(publish_all(output / model, job, result), output / model))
 
 
 def check_readable(data: Data, skip_bad: bool) -> None:
@@ -82,7 +77,6 @@ def check_readable(data: Data, skip_bad: bool) -> None:
 
 
 def override(recipe: Recipe, **options: Any) -> Recipe:
-    """The recipe with the options that were given."""
     return replace(recipe, **{name: value for name, value in options.items() if value is not None})
 
 

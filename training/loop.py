@@ -1,7 +1,7 @@
 """The training loop. It knows no model: a model file gives network, data, augmentation and recipe.
 
-Everything random in an epoch is drawn from torch's global generator, seeded anew with (seed, epoch). So a run that was
-killed and resumed draws what an undisturbed one draws, and ends with the same bits.
+Everything random in an epoch is drawn from torch's global generator, which is seeded with (seed, epoch). So a run that
+was killed and resumed draws the same numbers as an undisturbed one, and ends with the same bits.
 """
 
 import math
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,16 +22,14 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from models import Split
 from training import parallel
-from training.global_batch import across
 from training.state import Best, Job, State, epoch_seed, read_checkpoint, write_checkpoint
 
 EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """The network in eval mode, with the weights of the best epoch; `seconds` are those spent in epochs."""
 
     network: nn.Module
@@ -38,17 +37,17 @@ class Trained:
     seconds: float
 
 
-def pick_device(wish: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
     """`auto`, `cpu` or `cuda` → the device; `auto` takes CUDA where there is one. Raises ValueError."""
-    if wish not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"There is no device {wish!r}. Choose one of: auto, cpu, cuda.")
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"There is no device {name!r}. Choose one of: auto, cpu, cuda.")
     found = torch.cuda.is_available()
-    if wish == "cuda" and not found:
+    if name == "cuda" and not found:
         raise ValueError("PyTorch finds no CUDA device. See whether nvidia-smi lists one, or train with --device cpu.")
-    return torch.device("cuda" if found and wish != "cpu" else "cpu")
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 
-def train(job: Job, folder: Path, resume: bool = False) -> Trained:
+def train(job: Job, folder: Path, resume: bool = False) -> TrainingResult:
     """Trains, and after each epoch writes a checkpoint and TensorBoard's log into `folder`.
 
     The same job gives the same bits on the CPU, resumed or not. Raises ValueError when the loss is not finite, when a
@@ -59,15 +58,16 @@ def train(job: Job, folder: Path, resume: bool = False) -> Trained:
         state = State(job)
         if resume:
             state.restore(read_checkpoint(checkpoint, job))
-        with tensorboard(folder / "tensorboard", state.epoch) as log, progress_bar(job, state.epoch) as advance:
+        with tensorboard(folder / "tensorboard", state.epoch) as log, Progress(disable=parallel.rank() > 0) as bar:
+            task = bar.add_task(f"Training {job.contract.model}", total=job.steps, completed=state.epoch * job.batches)
             while state.epoch < job.recipe.epochs:
-                for name, value in run_epoch(job, state, advance).items():
+                for name, value in run_epoch(job, state, partial(bar.advance, task)).items():
                     log(name, value, state.epoch)
                 if parallel.rank() == 0:
                     write_checkpoint(checkpoint, job, state)
     assert state.best
     state.judged.load_state_dict(state.best.weights)
-    return Trained(state.judged.eval(), state.best, state.seconds)
+    return TrainingResult(state.judged.eval(), state.best, state.seconds)
 
 
 def run_epoch(job: Job, state: State, advance: Callable[[], None]) -> dict[str, float]:
@@ -76,7 +76,7 @@ def run_epoch(job: Job, state: State, advance: Callable[[], None]) -> dict[str, 
     state.epoch += 1
     torch.manual_seed(epoch_seed(job.seed, state.epoch))
     try:
-        train_loss = fit(job, state, advance)
+        train_loss = train_epoch(job, state, advance)
     except torch.OutOfMemoryError as error:
         raise ValueError(f"{error} Train with a --batch-size below {job.recipe.batch_size}.") from None
     if not math.isfinite(train_loss):
@@ -91,37 +91,38 @@ def run_epoch(job: Job, state: State, advance: Callable[[], None]) -> dict[str, 
     return {"loss/train": train_loss, "loss/validation": now.loss, "accuracy/validation": now.accuracy}
 
 
-def fit(job: Job, state: State, advance: Callable[[], None]) -> float:
+def train_epoch(job: Job, state: State, advance: Callable[[], None]) -> float:
     """One pass over the training split in random order. Returns the mean loss."""
-    images, labels = tensors(job.data.train)
+    images, labels = map(torch.from_numpy, (job.data.train.images, job.data.train.labels))
     total = torch.zeros((), device=job.device)
     crop = () if job.recipe.crop is None else (job.recipe.crop,)
     freeze(job, state)
-    for rows in torch.split(torch.randperm(len(labels)), job.recipe.batch_size):
-        share = parallel.share(len(rows))
-        own = rows[share.rows]
-        with across(share):
-            batch = job.model.augment(images[own].to(job.device), *crop)
-            with torch.autocast(job.device.type, torch.bfloat16, enabled=job.device.type == "cuda"):
-                logits = state.network(batch)  # [B, C]
-        wanted = labels[own].to(job.device)
-        loss = F.cross_entropy(logits.float(), wanted, label_smoothing=job.recipe.label_smoothing) * share.weight
+    network = parallel.distributed(state.network)
+    order = torch.randperm(len(labels))  # the same in all processes
+    if parallel.rank() > 0:  # augmentation and dropout differ between processes; rank 0 draws as a single process does
+        torch.manual_seed(epoch_seed(job.seed, state.epoch, parallel.rank()))
+    for rows in torch.split(order, job.recipe.batch_size):
+        own = parallel.share(rows)
+        batch = job.model.augment(images[own].to(job.device), *crop)
+        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.device.type == "cuda"):
+            logits = network(batch)  # [B, C]
+        targets = labels[own].to(job.device)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=job.recipe.label_smoothing)
         state.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        parallel.total_gradients(state.network)
         state.optimizer.step()
         state.schedule.step()
         if state.average:
             state.average.update_parameters(state.network)
         total += loss.detach() * len(rows)
         advance()
-    return parallel.total(total).item() / len(labels)
+    return parallel.mean(total).item() / len(labels)
 
 
 def freeze(job: Job, state: State) -> None:
-    """Readies the network for an epoch: all of it is fitted, or in a pretrained network's first epochs the last layer.
+    """In the first epochs of a pretrained network, freezes all but the last layer.
 
-    What is frozen stays in eval mode, so that the statistics of its batch norms are frozen too.
+    Frozen layers stay in eval mode, so that the statistics of their batch norms are frozen too.
     """
     frozen = job.recipe.pretrained and state.epoch <= job.recipe.frozen_epochs
     state.network.train(not frozen).requires_grad_(not frozen)
@@ -135,9 +136,9 @@ def last_layer(network: nn.Module) -> nn.Module:
 
 def validate(job: Job, state: State) -> Best:
     """The state's network on the validation split, as a candidate for the best."""
-    images, labels = tensors(job.data.validation)
-    share = parallel.share(len(labels))
-    logits = parallel.collected(predict(state.judged, images[share.rows], job.device), share)
+    images, labels = map(torch.from_numpy, (job.data.validation.images, job.data.validation.labels))
+    parallel.take_buffers_of_rank_0(state.judged)
+    logits = parallel.gathered(predict(state.judged, parallel.share(images), job.device), len(labels))
     accuracy = multiclass_accuracy(logits, labels, num_classes=logits.shape[1], average="micro").item()
     weights = {name: tensor.clone() for name, tensor in state.judged.state_dict().items()}
     return Best(state.epoch, accuracy, F.cross_entropy(logits, labels).item(), weights)
@@ -150,17 +151,11 @@ def predict(network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     return torch.cat([network(batch.to(device)).cpu() for batch in torch.split(images, EVALUATION_BATCH)])
 
 
-def tensors(split: Split) -> tuple[Tensor, Tensor]:
-    """The arrays of a split as tensors that share their memory."""
-    return torch.from_numpy(split.images), torch.from_numpy(split.labels)
-
-
 @contextmanager
 def reproducible(job: Job) -> Iterator[None]:
     """Deterministic kernels, the recipe's threads and random numbers of its own; afterwards all is as it was before."""
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    cuda = job.device.type == "cuda"
-    if cuda:
+    if cuda := job.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(job.recipe.threads or parallel.threads())
@@ -174,37 +169,24 @@ def reproducible(job: Job) -> Iterator[None]:
 
 @contextmanager
 def tensorboard(folder: Path, epochs_done: int) -> Iterator[Callable[[str, float, int], None]]:
-    """TensorBoard's log of one run: begun anew, or gone on with after `epochs_done`. Gives what adds a value to it."""
-    if parallel.rank():
+    """TensorBoard's log of one run: begun anew, or continued after `epochs_done`. Gives the function that adds a value.
+
+    When its thread can't write, it prints a traceback of the error that it raises here too: that one is left out.
+    """
+    if parallel.rank() > 0:
         yield lambda name, value, epoch: None  # noqa: ARG005
         return
     if not epochs_done:
         shutil.rmtree(folder, ignore_errors=True)
-    with _said_once(), SummaryWriter(folder, purge_step=epochs_done + 1) as writer:
-        yield writer.add_scalar
-
-
-@contextmanager
-def _said_once() -> Iterator[None]:
-    """The log's own thread, when it can't write, prints a traceback of the error that it also raises in ours."""
-    usual = threading.excepthook
+    before = threading.excepthook
 
     def hook(failure: threading.ExceptHookArgs) -> None:
-        its_own = type(failure.thread).__name__ == "_AsyncWriterThread"  # of tensorboard's event_file_writer
-        if not (its_own and isinstance(failure.exc_value, OSError)):
-            usual(failure)
+        if type(failure.thread).__name__ != "_AsyncWriterThread" or not isinstance(failure.exc_value, OSError):
+            before(failure)
 
     threading.excepthook = hook
     try:
-        yield
+        with SummaryWriter(folder, purge_step=epochs_done + 1) as writer:
+            yield writer.add_scalar
     finally:
-        threading.excepthook = usual
-
-
-@contextmanager
-def progress_bar(job: Job, epochs_done: int) -> Iterator[Callable[[], None]]:
-    """A bar over all batches of all epochs; gives the function that moves it by one batch."""
-    with Progress(disable=parallel.rank() > 0) as bar:
-        name = f"Training {job.contract.model}"
-        task = bar.add_task(name, total=job.recipe.epochs * job.batches, completed=epochs_done * job.batches)
-        yield lambda: bar.advance(task)
+        threading.excepthook = before

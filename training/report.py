@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from inference.outputs.classes import ClassesOutput
 from inference.tools.files import publish, sha256
 from inference.tools.versions import git_commit, versions
 from models import Split
-from training.loop import Trained, predict
+from training.loop import TrainingResult, predict
 from training.state import Job
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "torchmetrics")
@@ -27,21 +26,23 @@ SHOWN = 24
 COUNTED = 30  # labels; of more than these the confusion picture shows colours alone
 
 
-def publish_all(folder: Path, job: Job, trained: Trained) -> dict[str, Any]:
+def publish_all(folder: Path, job: Job, result: TrainingResult) -> dict[str, Any]:
     """Publishes the results of a training; returns what `metrics.json` says.
 
     That file is written last and holds the digest of the weights, so when it fits them everything is of one training.
     """
-    held_out, labels = job.data.held_out, labels_of(job)
-    logits = predict(trained.network, torch.from_numpy(held_out.images), job.device)
+    held_out, labels = job.data.held_out, cast(ClassesOutput, job.contract.output).labels
+    logits = predict(result.network, torch.from_numpy(held_out.images), job.device)
     publish_text(folder / "contract.json", job.contract.to_json())
-    publish_picture(folder / "confusion.png", confusion_picture(logits, held_out, labels))
-    publish_picture(folder / "misclassified.png", misclassified_picture(logits, held_out, labels))
+    pictures = {"confusion": confusion_picture, "misclassified": misclassified_picture}
+    for name, picture in pictures.items():
+        with publish(folder / f"{name}.png") as draft:
+            picture(logits, held_out, labels).savefig(draft, dpi=120)
     publish_samples(folder / "samples", held_out, job.model.SAMPLE_NAMES or labels)
-    weights.write(folder / "weights.safetensors", trained.network, job.contract)
+    weights.write(folder / "weights.safetensors", result.network, job.contract)
     metrics = {
         **scores(logits, held_out, labels),
-        **origin(job, trained),
+        **origin(job, result),
         "weights_sha256": sha256(folder / "weights.safetensors"),
         "contract_sha256": sha256(folder / "contract.json"),
     }
@@ -49,30 +50,22 @@ def publish_all(folder: Path, job: Job, trained: Trained) -> dict[str, Any]:
     return metrics
 
 
-def labels_of(job: Job) -> tuple[str, ...]:
-    return cast(ClassesOutput, job.contract.output).labels
-
-
 def scores(logits: Tensor, split: Split, labels: tuple[str, ...]) -> dict[str, Any]:
     """Accuracy over a split, and precision, recall, f1 and support for each label."""
-    wanted, count = torch.from_numpy(split.labels), len(labels)
-    measures: dict[str, Callable[..., Tensor]] = {
-        "precision": classification.multiclass_precision,
-        "recall": classification.multiclass_recall,
-        "f1": classification.multiclass_f1_score,
+    targets, count = torch.from_numpy(split.labels), len(labels)
+    columns = {
+        "precision": classification.multiclass_precision(logits, targets, count, average=None).tolist(),
+        "recall": classification.multiclass_recall(logits, targets, count, average=None).tolist(),
+        "f1": classification.multiclass_f1_score(logits, targets, count, average=None).tolist(),
+        "support": torch.bincount(targets, minlength=count).tolist(),
     }
-    columns = {name: measure(logits, wanted, count, average=None).tolist() for name, measure in measures.items()}
-    columns["support"] = torch.bincount(wanted, minlength=count).tolist()
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    wrong = int((logits.argmax(dim=1) != wanted).sum())
-    return {
-        "accuracy": (len(split) - wrong) / len(split),
-        "wrong": wrong,
-        "classes": dict(zip(labels, rows, strict=True)),
-    }
+    wrong = int((logits.argmax(dim=1) != targets).sum())
+    accuracy = (len(split) - wrong) / len(split)
+    return {"accuracy": accuracy, "wrong": wrong, "classes": dict(zip(labels, rows, strict=True))}
 
 
-def origin(job: Job, trained: Trained) -> dict[str, Any]:
+def origin(job: Job, result: TrainingResult) -> dict[str, Any]:
     """Where the weights come from: enough to make them again."""
     return {
         "model": job.contract.model,
@@ -82,12 +75,12 @@ def origin(job: Job, trained: Trained) -> dict[str, Any]:
             "sizes": {name: len(split) for name, split in job.data.splits.items()},
             **({"unreadable": list(job.data.unreadable)} if job.data.unreadable else {}),
         },
-        "best_epoch": trained.best.epoch,
-        "validation_accuracy": trained.best.accuracy,
+        "best_epoch": result.best.epoch,
+        "validation_accuracy": result.best.accuracy,
         "settings": job.settings,
         "seed": job.seed,
         "device": device_name(job.device),
-        "training_seconds": round(trained.seconds, 2),
+        "training_seconds": round(result.seconds, 2),
         "versions": versions(PACKAGES),
         "git_commit": git_commit(),
     }
@@ -99,8 +92,8 @@ def device_name(device: torch.device) -> str:
 
 def confusion_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> Figure:
     """Counts of true label (rows) against answer (columns)."""
-    wanted = torch.from_numpy(split.labels)
-    counts = classification.multiclass_confusion_matrix(logits, wanted, len(labels)).numpy()
+    targets = torch.from_numpy(split.labels)
+    counts = classification.multiclass_confusion_matrix(logits, targets, len(labels)).numpy()
     side = max(6, 0.2 * len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
@@ -109,13 +102,9 @@ def confusion_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> 
         colour = "white" if count > counts.max() / 2 else "black"
         axes.text(column, row, str(count), ha="center", va="center", color=colour)
     axes.set(xlabel="answer", ylabel="true label", title=f"Held out: {len(split):,} inputs")
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if long_words(labels) else 0)
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 3 else 0)
     axes.set_yticks(range(len(labels)), labels)
     return figure
-
-
-def long_words(labels: tuple[str, ...]) -> bool:
-    return max(map(len, labels)) > 3
 
 
 def misclassified_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> Figure:
@@ -128,10 +117,8 @@ def misclassified_picture(logits: Tensor, split: Split, labels: tuple[str, ...])
     for place, index in enumerate(worst):
         axes = figure.add_subplot(-(-len(worst) // 6), 6, place + 1)
         axes.imshow(pixels(split.images[index]), cmap="gray")
-        axes.set_title(
-            f"{labels[split.labels[index]]} → {labels[answers[index]]}, {scores[index]:.2f}",
-            fontsize=8 if long_words(labels) else 10,
-        )
+        title = f"{labels[split.labels[index]]} → {labels[answers[index]]}, {scores[index]:.2f}"
+        axes.set_title(title, fontsize=8 if max(map(len, labels)) > 3 else 10)
         axes.axis("off")
     return figure
 
@@ -151,11 +138,6 @@ def publish_samples(folder: Path, split: Split, names: tuple[str, ...]) -> None:
                     shutil.copyfile(file, draft)
                 else:
                     Image.fromarray(pixels(split.images[row])).save(draft)
-
-
-def publish_picture(path: Path, figure: Figure) -> None:
-    with publish(path) as draft:
-        figure.savefig(draft, dpi=120)
 
 
 def publish_text(path: Path, text: str) -> None:

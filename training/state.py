@@ -41,6 +41,10 @@ class Job:
         """Batches in an epoch; the last may be smaller."""
         return math.ceil(len(self.data.train) / self.recipe.batch_size)
 
+    @property
+    def steps(self) -> int:
+        return self.recipe.epochs * self.batches
+
     @cached_property
     def settings(self) -> dict[str, str | int | float | None]:
         """The job in plain values. A checkpoint is resumed only with the same ones."""
@@ -51,6 +55,7 @@ class Job:
             "fingerprint": self.data.fingerprint,
             "seed": self.seed,
             "device": self.device.type,
+            "processes": parallel.size(),
             **asdict(self.recipe),
         }
 
@@ -75,15 +80,16 @@ class State:
         contract = job.contract
         with parallel.rank_0_first():  # to download
             self.network = make(contract).to(job.device)
+        if parallel.size() > 1 and job.device.type == "cuda":  # on CPUs, SyncBatchNorm is an error
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
         if recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
-        self.schedule = schedule(self.optimizer, recipe, recipe.epochs * job.batches)
+        self.schedule = schedule(self.optimizer, recipe, job.steps)
         self.average = average(self.network, recipe.ema) if recipe.ema else None
-        self.epoch = 0
-        self.seconds = 0.0
+        self.epoch, self.seconds = 0, 0.0
         self.best: Best | None = None
 
     @property
@@ -93,8 +99,8 @@ class State:
 
     @property
     def parts(self) -> dict[str, Any]:
-        names = ("network", "optimizer", "schedule", *(["average"] if self.average else []))
-        return {name: getattr(self, name) for name in names}
+        parts = {"network": self.network, "optimizer": self.optimizer, "schedule": self.schedule}
+        return parts | ({"average": self.average} if self.average else {})
 
     def dump(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self.parts.items()}
@@ -113,7 +119,6 @@ def average(network: nn.Module, decay: float) -> AveragedModel:
 
 
 def schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate of each step of the training, as the recipe says."""
     if recipe.schedule == "one-cycle":
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
     warm_up = max(1, steps // 10)
@@ -127,9 +132,9 @@ def schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> to
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed for each epoch, and for the first weights (epoch 0), that no other (seed, epoch) shares by design."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
+def epoch_seed(*key: int) -> int:
+    """A seed for each (seed, epoch) or (seed, epoch, rank). Epoch 0 stands for the first weights."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 def write_checkpoint(path: Path, job: Job, state: State) -> None:
@@ -156,5 +161,4 @@ def read_checkpoint(path: Path, job: Job) -> dict[str, Any]:
         if before != value:
             setting = f"{path} was made with {name.replace('_', ' ')} {before}, not {value}."
             raise ValueError(f"{setting} Resume with the same, or train anew without --resume.")
-    state: dict[str, Any] = checkpoint["state"]
-    return state
+    return cast(dict[str, Any], checkpoint["state"])

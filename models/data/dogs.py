@@ -5,11 +5,10 @@ Its pages give no checksums; those here are the ones that TensorFlow Datasets ho
 
 import tarfile
 import urllib.request
-from collections.abc import Iterable
 from pathlib import Path
 
 from inference.tools.files import publish, sha256
-from models.data.photo_files import Photos
+from models.data.photo_files import LabelledFiles
 
 URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 UNPACKED = {"images.tar": "Images", "lists.tar": "train_list.mat"}  # what there is when an archive was unpacked
@@ -19,7 +18,7 @@ DIGESTS = {
 }  # SHA-256
 
 
-def splits(directory: Path) -> tuple[tuple[str, ...], dict[str, Photos]]:
+def splits(directory: Path) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
     """The labels and the three splits. The test list is held out; of the other a tenth is for validation.
 
     Raises ValueError when the files are missing and can't be downloaded, or do not fit the lists.
@@ -28,48 +27,38 @@ def splits(directory: Path) -> tuple[tuple[str, ...], dict[str, Photos]]:
         if not (directory / found).exists():
             unpack(directory, archive)
     train, held_out = (_listed(directory, name) for name in ("train_list.mat", "test_list.mat"))
-    folders = sorted({folder for folder, _ in train})
-    if {folder for folder, _ in held_out} != set(folders):
+    folders = sorted({path.parent.name for path in train})
+    if {path.parent.name for path in held_out} != set(folders):
         raise ValueError(f"The lists in {directory} name different breeds. Delete the folder and train again.")
-    parts = [_photos(directory / "Images", files, folders) for files in (train, held_out)]
+    parts = []
+    for paths in (train, held_out):
+        if missing := [path for path in paths if not path.is_file()]:
+            raise ValueError(f"{missing[0]} is on a list and missing. Delete {directory / 'Images'} and train again.")
+        parts.append(LabelledFiles(paths, tuple(folders.index(path.parent.name) for path in paths)))
     rest, validation = parts[0].without(1 / 10)
     labels = tuple(folder.partition("-")[2] for folder in folders)  # n02085620-Chihuahua
     return labels, {"train": rest, "validation": validation, "held_out": parts[1]}
 
 
-def _listed(directory: Path, name: str) -> list[tuple[str, str]]:
-    """The folder and the file name of each photo in a list. MATLAB wraps each one in arrays of its own."""
+def _listed(directory: Path, name: str) -> tuple[Path, ...]:
+    """The photos in a list. MATLAB wraps each name in arrays of its own."""
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
-    names: Iterable[str] = (str(row.item()) for row in loadmat(directory / name)["file_list"].ravel())
-    return [(folder, file) for folder, _, file in (name.partition("/") for name in names)]
-
-
-def _photos(images: Path, files: list[tuple[str, str]], folders: list[str]) -> Photos:
-    paths = tuple(images / folder / file for folder, file in files)
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"{path} is on a list and missing. Delete {images} and train again.")
-    return Photos(paths, tuple(folders.index(folder) for folder, _ in files))
+    return tuple(directory / "Images" / str(row.item()) for row in loadmat(directory / name)["file_list"].ravel())
 
 
 def unpack(directory: Path, name: str) -> None:
     """Unpacks an archive, downloaded when it is missing. Raises ValueError for another one than was published."""
-    archive = directory / name
+    archive, url = directory / name, URL + name
     if not archive.is_file():
-        download(URL + name, archive)
+        try:
+            with publish(archive) as draft:
+                urllib.request.urlretrieve(url, draft)
+        except OSError as error:  # ContentTooShortError is one too
+            raise ValueError(
+                f"{url} could not be downloaded ({error}). Connect to the internet, or put the file to {archive}."
+            ) from None
     if sha256(archive) != DIGESTS[name]:
         raise ValueError(f"{archive} is not the archive that was published. Delete it and train again.")
     with tarfile.open(archive) as content:
         content.extractall(directory, filter="data")
-
-
-def download(url: str, target: Path) -> None:
-    """Raises ValueError when there is no way to the server, or less comes than it said."""
-    try:
-        with publish(target) as draft:
-            urllib.request.urlretrieve(url, draft)
-    except OSError as error:  # ContentTooShortError is one too
-        raise ValueError(
-            f"{url} could not be downloaded ({error}). Connect to the internet, or put the file to {target}."
-        ) from None

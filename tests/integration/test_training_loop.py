@@ -21,7 +21,7 @@ from models import Data, Model, Recipe, Split
 from tests.contracts import classifier
 from tests.workspace import ROOT
 from training import loop
-from training.loop import Trained, pick_device, train
+from training.loop import TrainingResult, pick_device, train
 from training.report import publish_all
 from training.state import Job, average, epoch_seed, schedule
 
@@ -31,9 +31,9 @@ RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, threads=1)
 
 def stripes(count: int, seed: int) -> Split:
     """Noise in colour, [N, 6, 5, 3], that is brighter in its left or its right half."""
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
-    images = random.integers(0, 200, size=(count, 6, 5, 3))
+    images = rng.integers(0, 200, size=(count, 6, 5, 3))
     images[labels == 0, :, :2] += 55
     images[labels == 1, :, 3:] += 55
     return Split(images.astype(np.uint8), labels)
@@ -78,7 +78,7 @@ def job(model: Model | None = None, seed: int = 0, **recipe: Any) -> Job:
     return Job(model, model.data("noise", Path()), replace(RECIPE, **recipe), seed, CPU)
 
 
-def same_weights(one: Trained, other: Trained) -> bool:
+def same_weights(one: TrainingResult, other: TrainingResult) -> bool:
     mine, theirs = one.network.state_dict(), other.network.state_dict()
     return all(torch.equal(mine[name], theirs[name]) for name in mine.keys() | theirs.keys())
 
@@ -258,10 +258,10 @@ def test_a_batch_that_is_too_much_for_the_gpu_is_an_error_that_says_what_to_do(
 ) -> None:
     """No GPU is needed, so what raises it is not real."""
 
-    def fit(*_: object) -> float:
+    def train_epoch(*_: object) -> float:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(loop, "fit", fit)
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
     with pytest.raises(ValueError, match=rf"of memory\..* Train with a --batch-size below {RECIPE.batch_size}\."):
         train(job(), tmp_path)
 

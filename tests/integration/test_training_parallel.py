@@ -1,31 +1,34 @@
-"""`torchrun --nproc-per-node 2 -m training`: two real processes that talk through gloo train what one does.
+"""`torchrun --nproc-per-node 2 -m training`: two real processes that talk through gloo.
 
-Floats are added in another order, so the results are compared within tolerances. A rounding that is made early grows
-with each step of Adam, a thousandfold in ten, so the trainings here are short, or learn slowly.
+Where a model draws nothing at random and has no batch norms, they train the weights of one process. Digits are trained
+to the same accuracy, not to the same weights, for each process draws its own augmentation and dropout.
 """
 
 import json
 import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
-from models.data import synthetic
+from inference.contract import Contract
+from inference.inputs.image import ImageInput
+from models import Data, Recipe, Split
+from models import digits as digits_model
+from tests.contracts import classifier
 from tests.workspace import Workspace
 from training import parallel
-from training.global_batch import across
+from training.loop import predict, train
+from training.state import Job
 
-DIGITS = ("digits", "--epochs", "2", "--batch-size", "418", "--device", "cpu")  # the last of 4 batches has 3 rows
-PHOTOS = ("photos", "--arch", "shufflenet_v2_x0_5", "--epochs", "1", "--batch-size", "11", "--device", "cpu")
-STEP = 1e-6  # the learning rate for photos
+CPU = torch.device("cpu")
+DIGITS = ("digits", "--epochs", "3", "--batch-size", "64", "--device", "cpu")  # the last of 20 batches has 41 rows
 
-# The command line, of which rank 1 is killed in the second epoch (of 4 batches).
+# The command line, of which rank 1 is killed in the second epoch (of 20 batches).
 KILLED = """
 import itertools, os, signal
 from training import parallel
@@ -35,14 +38,81 @@ from models import digits
 
 batches, augment = itertools.count(1), digits.augment
 
-def last_breath(images):
-    if next(batches) == 6 and parallel.rank() == 1:
+def kill_rank_1(images):
+    if next(batches) == 30 and parallel.rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return augment(images)
 
-digits.augment = last_breath
+digits.augment = kill_rank_1
 run(app)
 """
+
+
+class Plain:
+    """A model without anything random, and with 6 batches of 16 rows."""
+
+    def __init__(self) -> None:
+        self.RECIPES = {"noise": Recipe(epochs=4, batch_size=16, learning_rate=0.01, threads=1)}
+        self.SAMPLE_NAMES: tuple[str, ...] = ()
+        self.OPTIONS: tuple[str, ...] = ()
+        self.SERVED_BATCH = {"cpu": 1}
+
+    def data(self, source: str, directory: Path) -> Data:  # noqa: ARG002
+        rng = np.random.default_rng(0)
+        labels = np.arange(141) % 2
+        images = rng.integers(0, 150, (141, 6, 5, 3)).astype(np.uint8)
+        images[labels == 1, :, 3:] += 100
+        train, validation = Split(images[:96], labels[:96]), Split(images[96:121], labels[96:121])
+        return Data(source, train, validation, Split(images[121:], labels[121:]))
+
+    def contract(self, train: Split) -> Contract:  # noqa: ARG002
+        shape = ImageInput(height=6, width=5, channels=3)
+        return classifier("plain", shape, ("left", "right"), (0.5,) * 3, (0.5,) * 3)
+
+    def network(self, contract: Contract) -> nn.Module:  # noqa: ARG002
+        return Perceptron()
+
+    pretrained = network
+
+    def augment(self, images: Tensor) -> Tensor:
+        return images
+
+
+class Perceptron(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(90, 16), nn.Tanh(), nn.Linear(16, 8), nn.Linear(8, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images / 255 - 0.5)  # [B, 2]
+        return logits
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "averaged": {"ema": 0.9, "schedule": "cosine"},
+    "first two epochs frozen": {"pretrained": True, "frozen_epochs": 2},
+}
+
+
+def trained(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The weights by each recipe, and the loss on the validation split, whose 25 rows are no multiple of 2."""
+    found = {}
+    model = Plain()
+    for name, changes in RECIPES.items():
+        recipe = replace(model.RECIPES["noise"], **changes)
+        result = train(Job(model, model.data("noise", Path()), recipe, 0, CPU), folder / name)
+        found[name] = {**result.network.state_dict(), "validation loss": torch.tensor(result.best.loss)}
+    return found
+
+
+def batch_norms() -> dict[str, Tensor]:
+    """The mean that each process's batch norm took up of its own rows of 0 to 4, and then with rank 0's taken over."""
+    norm = nn.BatchNorm1d(1, momentum=1.0)
+    parallel.distributed(norm)(parallel.share(torch.arange(5.0)[:, None]))
+    seen = parallel.gathered(norm.running_mean, 2)  # type: ignore[arg-type]
+    parallel.take_buffers_of_rank_0(norm)
+    return {"seen": seen, "taken over": parallel.gathered(norm.running_mean, 2)}  # type: ignore[arg-type]
 
 
 def torchrun(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -51,68 +121,82 @@ def torchrun(folder: Path, *words: str, check: bool = True) -> subprocess.Comple
     return Workspace(folder, port=0).run(*command, check=check, timeout=120)
 
 
-def alone(*words: str | Path) -> None:
-    """The same command in this process, on one thread."""
-    from inference.tools.commands import run
-    from training.__main__ import app  # not at the top: the processes that run this file start sooner without
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["training", *map(str, words)])
-        with pytest.raises(SystemExit, match="0"):
-            run(app)
-    torch.set_num_threads(threads)
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "weights.safetensors")
-
-
 def metrics(folder: Path) -> dict[str, Any]:
-    """What does not depend on the machine's speed."""
-    found = json.loads((folder / "metrics.json").read_bytes())
-    return {name: found[name] for name in ("accuracy", "wrong", "classes", "data", "best_epoch", "settings")}
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_bytes())
+    return found
 
 
-def losses(folder: Path) -> dict[str, list[float]]:
-    """Those of each epoch. There must be one log."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """What two processes make of this file."""
+    folder = tmp_path_factory.mktemp("two")
+    torchrun(folder, __file__)
+    found: dict[str, dict[str, Tensor]] = torch.load(folder / "found.pt")
+    return found
 
-    assert len(list((folder / "tensorboard").iterdir())) == 1
-    log = EventAccumulator(str(folder / "tensorboard")).Reload()
-    return {name: [event.value for event in log.Scalars(name)] for name in ("loss/train", "loss/validation")}
+
+@pytest.fixture(scope="module")
+def of_one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    return trained(tmp_path_factory.mktemp("one"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_without_anything_random_two_processes_train_the_weights_of_one(
+    recipe: str, of_one: dict[str, dict[str, Tensor]], of_two: dict[str, dict[str, Tensor]]
+) -> None:
+    # gradients are added in another order: seen 6e-8 in 24 steps, and 0.04 when they are not averaged at all
+    torch.testing.assert_close(of_two[recipe], of_one[recipe], rtol=0, atol=1e-6)
+
+
+def test_on_cpus_batch_norms_see_their_processs_rows_and_those_of_rank_0_are_validated(
+    of_two: dict[str, dict[str, Tensor]],
+) -> None:
+    found = of_two["batch norms"]
+    assert found["seen"].tolist() == pytest.approx([2.0, 4 / 3])  # of the rows 0, 2, 4 and of 1, 3, 0
+    assert found["taken over"].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("count", [1, 5, 6])
+def test_every_row_is_in_a_share_and_all_shares_are_as_long(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+    monkeypatch.setattr(parallel, "size", lambda: 4)
+    for rank in range(4):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        shares.append(parallel.share(torch.arange(count)))
+    assert {len(share) for share in shares} == {-(-count // 4)}
+    assert set(torch.cat(shares).tolist()) == set(range(count))
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits trained by two processes, and what they said in said.txt."""
+    """Digits trained by two processes, and what they printed in printed.txt."""
     root = tmp_path_factory.mktemp("digits")
-    (root / "said.txt").write_text(torchrun(root, "-m", "training", *DIGITS).stdout)
+    (root / "printed.txt").write_text(torchrun(root, "-m", "training", *DIGITS).stdout)
     return root
 
 
-def test_two_processes_train_the_digits_of_one_with_its_dropout_and_an_unequal_last_batch(
-    digits: Path, tmp_path: Path
-) -> None:
-    alone(*DIGITS, "--output", tmp_path)
-    one, two = tmp_path / "digits", digits / "artifacts/digits"
-    assert metrics(one) == metrics(two)
-    # seen: 5e-6 by rounding in 8 steps, 0.03 when the shares of 1 and 2 rows weighed the same
-    torch.testing.assert_close(weights(two), weights(one), rtol=0, atol=1e-4)
-    for name, values in losses(one).items():
-        assert losses(two)[name] == pytest.approx(values, rel=1e-5)
+def test_two_processes_train_digits_as_well_as_one(digits: Path, tmp_path: Path) -> None:
+    recipe = replace(digits_model.RECIPES["bundled"], epochs=3)
+    data = digits_model.data("bundled", tmp_path)
+    job = Job(digits_model, data, recipe, 0, CPU)
+    logits = predict(train(job, tmp_path).network, torch.from_numpy(data.held_out.images), CPU)
+    one = float(np.mean(logits.argmax(dim=1).numpy() == data.held_out.labels))
+    two = metrics(digits / "artifacts/digits")
+    # seen with 8 seeds: at most 3 of 360 scans (0.8 %) more or fewer; one process comes to 94.7 to 97.8 % with them
+    assert two["accuracy"] == pytest.approx(one, abs=0.02)
+    assert two["settings"] == {**job.settings, "processes": 2}
 
 
-def test_rank_0_alone_writes_and_speaks(digits: Path) -> None:
-    said = (digits / "said.txt").read_text()
-    assert said.startswith("digits on cpu, 2 processes: bundled data, 1,257 train")
-    assert said.count("Held-out accuracy") == said.count("100%") == 1
+def test_rank_0_alone_writes_and_prints(digits: Path) -> None:
+    printed = (digits / "printed.txt").read_text()
+    assert printed.startswith("digits on cpu, 2 processes: bundled data, 1,257 train")
+    assert printed.count("Held-out accuracy") == printed.count("100%") == 1
     files = {path.name for path in (digits / "artifacts/digits").iterdir()}
     assert files == {
         "checkpoint.pt", "confusion.png", "contract.json", "metrics.json", "misclassified.png", "samples",
         "tensorboard", "weights.safetensors",
     }  # fmt: skip
+    assert len(list((digits / "artifacts/digits/tensorboard").iterdir())) == 1
 
 
 def test_when_one_process_dies_all_end_and_the_training_is_resumed_to_the_same_bits(
@@ -124,8 +208,8 @@ def test_when_one_process_dies_all_end_and_the_training_is_resumed_to_the_same_b
     assert "exitcode  : -9" in died.stderr
     assert torch.load(tmp_path / "artifacts/digits/checkpoint.pt", weights_only=True)["state"]["epoch"] == 1
     torchrun(tmp_path, "-m", "training", *DIGITS, "--resume")
-    undisturbed, resumed = weights(digits / "artifacts/digits"), weights(tmp_path / "artifacts/digits")
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in undisturbed.items())
+    weights = "artifacts/digits/weights.safetensors"
+    assert (tmp_path / weights).read_bytes() == (digits / weights).read_bytes()
 
 
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:
@@ -135,57 +219,8 @@ def test_a_mistake_is_said_once(tmp_path: Path) -> None:
     assert failed.stderr.count("error: ") == 1
 
 
-def test_two_processes_train_the_photos_of_one_with_its_batch_norms(tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "COUNTS", {"train": 3, "val": 1, "test": 1})
-        synthetic.write(tmp_path / "pictures")
-    words = (*PHOTOS, "--data", str(tmp_path / "pictures"), "--learning-rate", str(STEP))
-    torchrun(tmp_path, "-m", "training", *words)
-    alone(*words, "--data-dir", tmp_path / "data", "--output", tmp_path / "one")
-    one, two = tmp_path / "one/photos", tmp_path / "artifacts/photos"
-    assert metrics(one) == metrics(two)
-    # where a gradient is nought but for rounding, Adam moves the weight either way, by about STEP in each of 3 steps;
-    # seen: 5e-6, and 0.02 when each process's batch norms looked at its own rows
-    torch.testing.assert_close(weights(two), weights(one), rtol=1e-5, atol=20 * STEP)
-    for name, values in losses(one).items():
-        assert losses(two)[name] == pytest.approx(values, rel=1e-5)
-
-
-def step(count: int) -> dict[str, Tensor]:
-    """Logits, gradients and statistics of one step on `count` rows, in float64, and what the generator gives next."""
-    torch.manual_seed(0)
-    norms = nn.BatchNorm2d(6), nn.BatchNorm2d(6, affine=False, momentum=None)
-    layers = (nn.Conv2d(3, 6, 3), norms[0], nn.ReLU(), StochasticDepth(0.4, "row"), norms[1], nn.Dropout(0.5))
-    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(96, 4)).double()
-    images = torch.rand(count, 3, 6, 6, dtype=torch.float64) + 10
-    share = parallel.share(count)
-    with across(share):
-        logits = network(images[share.rows].to(memory_format=torch.channels_last))
-    ((logits**3).mean() * share.weight).backward()
-    parallel.total_gradients(network)
-    gradients = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
-    all_logits = parallel.collected(logits.detach(), share)
-    return {"logits": all_logits, **gradients, **dict(network.named_buffers()), "next": torch.rand(3)}
-
-
-@pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Tensor]]:
-    """`step` of two processes, with each number of rows."""
-    folder = tmp_path_factory.mktemp("step")
-    torchrun(folder, __file__)
-    found: dict[int, dict[str, Tensor]] = torch.load(folder / "steps.pt")
-    return found
-
-
-@pytest.mark.parametrize("count", [6, 5, 1])
-def test_a_step_is_that_of_one_process_to_the_last_digits(count: int, steps: dict[int, dict[str, Tensor]]) -> None:
-    """Also with unequal shares, and with one row, of which a process has none."""
-    # float64 rounding, that of inputs of mean 10 which the batch norm subtracts
-    torch.testing.assert_close(steps[count], step(count), rtol=1e-10, atol=1e-12)
-
-
 if __name__ == "__main__":
     with parallel.joined():
-        found = {count: step(count) for count in (6, 5, 1)}
+        found = {**trained(Path()), "batch norms": batch_norms()}
         if parallel.rank() == 0:
-            torch.save(found, "steps.pt")
+            torch.save(found, "found.pt")

@@ -193,9 +193,9 @@ def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
 @pytest.fixture
 def mnist(tmp_path: Path) -> Path:
     """A folder with an MNIST of 480 and 20 images."""
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for name, count in (("train", 480), ("t10k", 20)):
-        pixels = random.integers(256, size=(count, 28, 28), dtype=np.uint8)
+        pixels = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
         write_idx(tmp_path / f"MNIST/raw/{name}-images-idx3-ubyte", pixels)
         write_idx(tmp_path / f"MNIST/raw/{name}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10)
     return tmp_path
