@@ -137,7 +137,7 @@ def _decode_all(paths: tuple[Path, ...], spec: ImageInput, target: Path, title: 
             except (BadInput, OSError) as error:
                 errors[str(paths[row])] = str(error)
 
-        # warnings' filters are the process's, so those that decode sets would end in another thread's
+        # decoders set the filters of warnings, which are those of all threads: here they are restored
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in track(pool.map(decode_one, range(len(paths))), title, total=len(paths)):
                 pass
