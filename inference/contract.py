@@ -1,21 +1,21 @@
 """The contract: everything about a model that is not its weights, as one frozen value.
 
-Training writes it once, as `contract.json`, and every artifact carries it. This module imports no torch, so that the
-client and the server can read contracts too.
+Training writes it once, as `contract.json`, and every artifact carries it. Needs no torch, for the client's sake.
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
-from inference.base import Frozen
-from inference.inputs import Input, input_of
-from inference.outputs import Output, output_of
+from inference.base import Frozen, of_kind
+from inference.inputs import Input
+from inference.outputs import Output
 
-AnyInput = Annotated[SerializeAsAny[Input], BeforeValidator(input_of)]
-AnyOutput = Annotated[SerializeAsAny[Output], BeforeValidator(output_of)]
+AnyInput = Annotated[SerializeAsAny[Input], BeforeValidator(partial(of_kind, "input"))]
+AnyOutput = Annotated[SerializeAsAny[Output], BeforeValidator(partial(of_kind, "output"))]
 
 
 class Contract(Frozen):

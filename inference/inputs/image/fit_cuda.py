@@ -1,4 +1,4 @@
-"""`inputs.fit` on an NVIDIA GPU, for many pictures of one size at once: two matrix products scale and crop, to the bit.
+"""`decode.fit` on an NVIDIA GPU, for many pictures of one size at once: two matrix products scale and crop, to the bit.
 
 The weights depend on the size alone, and are kept.
 """
@@ -37,10 +37,7 @@ class Line:
 
 
 def fit(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
-    """Each uint8 [3, h, w] of one size → uint8 [N, height, width, 3], as `inputs.fit` with "crop" does it, to the bit.
-
-    Like torch's own antialiased scaling, it goes along the rows first and rounds to bytes in between.
-    """
+    """Each uint8 [3, h, w] of one size → uint8 [N, height, width, 3]: rows first, then rounded, as torch scales too."""
     device, (height, width) = images[0].device, images[0].shape[1:]
     size, (top, left) = crop_of(height, width, spec)
     rows = line(height, size[0], top, spec.height, device)
@@ -75,8 +72,8 @@ def line(size: int, scaled: int, start: int, length: int, device: torch.device) 
     """A line of `size` pixels is scaled to `scaled`, of which `length` are wanted, from `start` on.
 
     A triangle as wide as the scale. As in torch's antialiased scaling of bytes (`UpSampleKernel.cpp`) each weight is a
-    whole number over a power of two, so large that the largest fits into 16 bits; every sum of them is exact here too,
-    and rounds to a byte: weights are never negative, and add up to 1 within what rounding them leaves.
+    whole number over a power of two, so large that the largest fits into 16 bits. They are never negative and add up to
+    1 within what rounding them leaves, so every sum is exact here too, and rounds to a byte.
     """
     return (_kept if size <= KEPT_SIDE else _made)(size, scaled, start, length, device)
 
@@ -96,16 +93,13 @@ def _made(size: int, scaled: int, start: int, length: int, device: torch.device)
     wanted = slice(start, start + length)
     whole = (0.5 + shares[wanted] * 2.0**bits).floor()
     weights = torch.zeros(length, size, dtype=torch.float64).scatter_add_(1, pixels[wanted].clamp(max=size - 1), whole)
-    used = _widened(int(first[start]), int(behind[start + length - 1]), size)
+    # The pixels that count, and as many more as make a multiple of `MULTIPLE`, where there are so many.
+    least = int(first[start])
+    most = min(size, math.ceil((int(behind[start + length - 1]) - least) / MULTIPLE) * MULTIPLE)
+    least = min(least, size - most)
+    used = slice(least, least + most)
     coarse, fine = (part[:, used].to(device, torch.float16) for part in (weights // COARSE, weights % COARSE))
     return Line(used, coarse, fine, bits)
-
-
-def _widened(start: int, end: int, size: int) -> slice:
-    """The pixels from `start` to `end` and as many more as make a multiple of `MULTIPLE`, where there are so many."""
-    length = min(size, math.ceil((end - start) / MULTIPLE) * MULTIPLE)
-    start = min(start, size - length)
-    return slice(start, start + length)
 
 
 _kept = lru_cache(KEPT)(_made)
