@@ -1,7 +1,6 @@
 """ONNX in int8: the graph's convolutions and matrix products over bytes, their ranges found on a few held-in rows."""
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from inference.runtimes import onnx
 ARTIFACT = "model-int8.onnx"
 PRECISION = "int8"
 BATCH = 8
-
 missing = onnx.missing
 
 
@@ -22,6 +20,7 @@ def export(source: Source, path: Path, device: str) -> None:
     That is what a CPU's byte instructions (VNNI) take; with signed activations ONNX Runtime is 2.4 times slower. Where
     a CPU has no such instructions, sums of 16 bits overflow: the worker's goldens find that out.
     """
+    import onnx as format  # noqa: A004  # the package, not this project's runtime
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -38,7 +37,9 @@ def export(source: Source, path: Path, device: str) -> None:
             weight_type=QuantType.QInt8,
             per_channel=True,
         )
-    _describe(path, source.metadata)
+    model = format.load(path)
+    format.helper.set_model_props(model, source.metadata)
+    format.save(model, path)
 
 
 def load(path: Path, device: str, threads: int, network: Network) -> Loaded:
@@ -49,17 +50,7 @@ class _Calibration:
     """What ONNX Runtime's quantiser reads its rows from."""
 
     def __init__(self, name: str, rows: Rows) -> None:
-        self._name = name
-        self._batches: Iterator[Rows] = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+        self._batches = ({name: rows[start : start + BATCH]} for start in range(0, len(rows), BATCH))
 
     def get_next(self) -> dict[str, Rows] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {self._name: batch}
-
-
-def _describe(path: Path, metadata: dict[str, str]) -> None:
-    import onnx as format  # noqa: A004  # the package, not this project's runtime
-
-    model = format.load(path)
-    format.helper.set_model_props(model, metadata)
-    format.save(model, path)
+        return next(self._batches, None)
