@@ -1,4 +1,4 @@
-"""What the runtimes have in common: how they are found, and what a loaded artifact is."""
+"""What the runtimes have in common: how they are found, what they load, and what artifacts are made from."""
 
 import importlib
 import pkgutil
@@ -30,10 +30,7 @@ FLOAT32 = "float32"  # the precision that networks are trained in; any other is 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An artifact, loaded: [B, *input.shape] → float32 [B, *output.shape], and what computes them.
-
-    `weights` is the SHA-256 of the weights that the artifact was made from.
-    """
+    """An artifact, loaded: [B, *input.shape] → float32 [B, *output.shape]. `weights` is its weights' SHA-256."""
 
     run: Callable[[Batch], Outputs]
     contract: Contract
@@ -79,14 +76,11 @@ class CannotRun(ValueError):
 
 @dataclass(frozen=True)
 class Source(ABC):
-    """What an artifact is made from: a network in eval mode, float32, on the CPU.
-
-    `digest` is the SHA-256 of its weights file `path`.
-    """
+    """What an artifact is made from: a network in eval mode, float32, on the CPU. `digest` is the SHA-256 of `path`."""
 
     network: "nn.Module"
     contract: Contract
-    path: Path
+    path: Path  # of its weights
     digest: str
 
     @property
@@ -122,16 +116,14 @@ class Runtime(Protocol):
     def load(self, path: Path, device: str, threads: int, network: Network, /) -> Loaded:
         """Loads an artifact on `device` ("cpu", "cuda:0", …); on the CPU it runs on `threads` threads.
 
-        `network` is the model file's own; an artifact that holds the whole graph needs none.
-
         Raises CannotRun for what it finds out before the first batch, and ValueError where the device isn't there.
         """
 
 
 def load_artifact(runtime: str, path: Path, device: str, threads: int, network: Network) -> Loaded:
-    """As the runtime's own `load` does; `threads` are the CPU's. Raises OutOfMemory, too.
+    """As the runtime's own `load` does. Raises OutOfMemory, too.
 
-    Beside a GPU there is one: a processor has little to do there, and threads that wait for it keep cores from others.
+    Beside a GPU one thread does: there is little to compute, and more that wait would keep cores from other processes.
     """
     module = runtime_module(runtime)
     if device == "cpu":
