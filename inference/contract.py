@@ -49,14 +49,10 @@ class Contract(Frozen):
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Contract":
-        return cls.model_validate_json(text)
-
-    @classmethod
     def read(cls, path: Path) -> "Contract":
         """Raises ValueError for a file that holds no contract of this edition."""
         try:
-            return cls.from_json(path.read_bytes())
+            return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))

@@ -70,7 +70,7 @@ class Goldens:
                 requests, ends = stored["requests"].tobytes(), [0, *stored["ends"].tolist()]
                 return cls(
                     str(stored["weights"]),
-                    Contract.from_json(str(stored["contract"])),
+                    Contract.model_validate_json(str(stored["contract"])),
                     tuple(stored["names"].tolist()),
                     tuple(requests[a:b] for a, b in pairwise(ends)),
                     *(stored[name] for name in ("inputs", "outputs", "oracle")),

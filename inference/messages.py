@@ -44,16 +44,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """What a request asks, its body not yet decoded: about a `single` input, for `raw` outputs or JSON.
-
-    `options` are those of the output's kind.
-    """
+    """What a request asks, its body not yet decoded: about a `single` input, for `raw` outputs or JSON."""
 
     body: bytes
     content_type: str
     single: bool
     raw: bool
-    options: Any
+    options: Any  # of the output's kind
 
 
 def query(request: Request, contract: Contract) -> Query:

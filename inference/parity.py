@@ -35,13 +35,11 @@ class Tolerance:
 
 
 def decoding(model: str, decoder: str) -> dict[str, Any]:
-    """The row for a decoder: how far inputs may be from the CPU's, in fields of their kind, and outputs (`atol`).
-
-    Raises ValueError when there is none.
-    """
+    """The row for a decoder: how far outputs may be from the CPU's (`atol`), and inputs. ValueError for no row."""
     if decoder == CPU:
         return {"atol": 0.0}
-    for row in _table()["decoding"]:
+    rows: list[dict[str, Any]] = tomllib.loads(TABLE.read_text())["decoding"]
+    for row in rows:
         if (row["model"], row["decoder"]) == (model, decoder):
             return row
     raise ValueError(
@@ -84,12 +82,9 @@ def unmeasured(model: str, runtime: str, device: str) -> str | None:
 
 def _rows(model: str, runtime: str, kind: str) -> list[dict[str, Any]]:
     """Those about the model first; a row that names none is about all."""
-    found = [row for row in _table()["tolerance"] if (row["runtime"], row["device"]) == (runtime, kind)]
+    table = tomllib.loads(TABLE.read_text())["tolerance"]
+    found = [row for row in table if (row["runtime"], row["device"]) == (runtime, kind)]
     return [row for name in (model, None) for row in found if row.get("model") == name]
-
-
-def _table() -> dict[str, list[dict[str, Any]]]:
-    return tomllib.loads(TABLE.read_text())
 
 
 @dataclass(frozen=True)

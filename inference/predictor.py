@@ -44,10 +44,10 @@ class Predictor:
             raise OutOfMemory(NO_MEMORY.body.decode())
         if refused:
             raise RuntimeError(f"A golden was refused: {refused.body.decode()}")
-        decoders, asked = [answer.headers[ATTESTED["decoder"]] for answer in answers], self.attestation["decoder"]
-        if asked != CPU and {*decoders} == {CPU}:
+        decoders, wanted = [answer.headers[ATTESTED["decoder"]] for answer in answers], self.attestation["decoder"]
+        if wanted != CPU and {*decoders} == {CPU}:
             raise RuntimeError(
-                f"The archive asks for the decoder {asked}, and it decoded no golden. Export with --decoder cpu."
+                f"The archive asks for the decoder {wanted}, and it decoded no golden. Export with --decoder cpu."
             )
         outputs = np.concatenate([np.load(BytesIO(answer.body)) for answer in answers])
         model, loaded = self.contract.model, self.loaded
@@ -88,10 +88,7 @@ class Predictor:
         return self.decoder([(one.body, one.content_type) for one in queries])
 
     def predict(self, inputs: Sequence[Batch]) -> list[Outputs]:
-        """Several [N_i, *input.shape] → as many float32 [N_i, *output.shape], computed together by `max_batch` rows.
-
-        Raises OutOfMemory.
-        """
+        """Several [N_i, *input.shape] → as many float32 [N_i, *output.shape], computed together. Raises OutOfMemory."""
         if not inputs:
             return []
         rows = joined(inputs)

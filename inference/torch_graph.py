@@ -19,10 +19,7 @@ WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScr
 
 
 def prepare(device: str, threads: int) -> bool:
-    """Sets this process up to compute float32 as float32, and says whether TF32 is on all the same.
-
-    Raises ValueError when the device isn't there.
-    """
+    """Makes this process compute float32 as float32, and says whether TF32 is on. Raises ValueError for no such device."""
     torch.set_num_threads(threads)
     check_device(device)
     if device != "cpu":
@@ -49,7 +46,7 @@ def forbid_tf32(device: str) -> bool:
 
 def loaded(graph: Graph, metadata: Mapping[str, str], provider: str, device: str, tf32: bool) -> Loaded:
     """A graph with the metadata of its artifact."""
-    contract = Contract.from_json(metadata[CONTRACT])
+    contract = Contract.model_validate_json(metadata[CONTRACT])
     return Loaded(runner(graph, contract, device), contract, metadata[WEIGHTS], provider, device, tf32=tf32)
 
 
@@ -82,10 +79,7 @@ class Bfloat16(nn.Module):
 
 
 def use_gpu(device: str) -> None:
-    """Makes it this process's GPU, for which a waiting thread sleeps; CUDA's default keeps a core busy.
-
-    Raises RuntimeError when the driver refuses.
-    """
+    """Makes it this process's GPU, for which threads wait asleep, not on a core. Raises RuntimeError if refused."""
     from cuda.bindings import driver
 
     index = torch.device(device).index or 0
@@ -97,10 +91,7 @@ def use_gpu(device: str) -> None:
 
 
 class Buffers:
-    """Memory on the GPU for one batch, the largest, and page-locked memory beside it, which is copied at full speed.
-
-    Not for several threads.
-    """
+    """For one batch at a time, memory on the GPU, and page-locked memory, which is copied at full speed."""
 
     def __init__(self, contract: Contract, device: str) -> None:
         largest, dtype = contract.max_batch, torch.from_numpy(np.empty(0, contract.input.dtype)).dtype

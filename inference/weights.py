@@ -35,7 +35,7 @@ def read(path: Path, network: Network) -> tuple[nn.Module, Contract]:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}). {AGAIN}") from None
     try:
-        contract = Contract.from_json(metadata["contract"])
+        contract = Contract.model_validate_json(metadata["contract"])
     except (KeyError, ValidationError):
         raise ValueError(f"{path} holds no contract of this version. {AGAIN}") from None
     made: nn.Module = network(contract)

@@ -35,7 +35,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """Three splits without a common scan: fitted on `train`, chosen on `validation`, reported on `held_out`."""
+    """Three splits without a common scan: trained on `train`, chosen on `validation`, reported on `held_out`."""
 
     source: str
     train: Split
@@ -93,17 +93,10 @@ class Recipe:
 class Model(Protocol):
     """What a model file offers. Archives carry the file, so at its top it imports nothing that serving lacks."""
 
-    RECIPES: dict[str, Recipe]
-    """A recipe for each data source; the first source is the default."""
-
-    SAMPLE_NAMES: tuple[str, ...]
-    """For each label the name of a file that holds one held-out input of it."""
-
-    OPTIONS: tuple[str, ...]
-    """Options of the command line that not every model knows: of arch, pretrained and skip_bad."""
-
-    SERVED_BATCH: dict[str, int]
-    """By kind of device: how many requests that wait a server's worker takes at once, at most."""
+    RECIPES: dict[str, Recipe]  # by data source; the first is the default
+    SAMPLE_NAMES: tuple[str, ...]  # for each label the name of a file that holds one held-out input of it
+    OPTIONS: tuple[str, ...]  # those of arch, pretrained and skip_bad that the command line takes for it
+    SERVED_BATCH: dict[str, int]  # by kind of device: how many waiting requests a worker takes at once, at most
 
     def data(self, source: str, directory: Path) -> Data:
         """The same splits at every call. `directory` is where downloads lie. Raises ValueError."""

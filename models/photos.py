@@ -147,10 +147,7 @@ def augment(images: Tensor, side: int = 224) -> Tensor:
 
 
 def resampling(size: int, side: int, start: Tensor, share: Tensor) -> Tensor:
-    """Bilinear, antialiased weights [B, side, size] that scale the part of `size` pixels from `start` on to `side`.
-
-    `start` and `share` [B] are shares of `size`.
-    """
+    """Bilinear, antialiased weights [B, side, size]: `share` [B] of `size` pixels, from the share `start` [B] on."""
     scale = (share * size / side)[:, None]  # [B, 1], pixels of the source for one of the target
     centre = start[:, None] * size + (torch.arange(side) + 0.5) * scale  # [B, side]
     distance = (torch.arange(size) + 0.5 - centre[..., None]).abs() / scale.clamp(min=1)[..., None]
@@ -159,10 +156,7 @@ def resampling(size: int, side: int, start: Tensor, share: Tensor) -> Tensor:
 
 
 def data(source: str, directory: Path) -> Data:
-    """`synthetic`: drawn under `directory`. `stanford-dogs`: downloaded to it. Else a folder of photos.
-
-    Pixels are decoded once, into `directory`. Raises ValueError.
-    """
+    """`synthetic`, `stanford-dogs` or a folder of photos, decoded once, into `directory`. Raises ValueError."""
     from models.data import dogs, photo_files, synthetic  # not at the top: archives carry none of them
 
     if source == "synthetic":

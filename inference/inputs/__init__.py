@@ -89,10 +89,7 @@ class Input(Frozen, ABC):
 
     @classmethod
     def take(cls, source: Any) -> tuple[Body, int] | None:  # noqa: ARG003
-        """What a caller holds, such as a picture → one request, and how many inputs that is; None for other kinds'.
-
-        Raises BadInput.
-        """
+        """What a caller holds, such as a picture → a request and its number of inputs, or None. Raises BadInput."""
         return None
 
     def encode(self, rows: Rows) -> Body:

@@ -45,12 +45,13 @@ def export(source: Source, path: Path, device: str) -> None:
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
-def _package(path: Path, device: str) -> Any:
-    """What `torch._inductor.aoti_load_package` loads it with. Raises CannotRun for one that is for another device.
+def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
+    """By what `torch._inductor.aoti_load_package` loads it with. Raises CannotRun for one that is for another device.
 
     That function imports the compiler, for a second, and compiles ten small programs to find out what the processor can
     do, for a line in a log: on a machine's first start 10 s on two cores, and 49 s on another machine's sixteen.
     """
+    tf32 = prepare(device, threads)
     loader = torch._C._aoti.AOTIModelPackageLoader
     compiled_for = loader.load_metadata_from_package(str(path), "model")["AOTI_DEVICE_KEY"]  # type: ignore[attr-defined]
     if compiled_for != device_kind(device):
@@ -58,12 +59,7 @@ def _package(path: Path, device: str) -> Any:
             f"{path.name} was compiled for {compiled_for} and can't run on {device}. Export it for that device."
         )
     alone = device != "cpu"  # without the locks that a CUDA graph can't record
-    return loader(str(path), "model", alone, 1, -1)
-
-
-def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
-    tf32 = prepare(device, threads)
-    package = _package(path, device)
+    package: Any = loader(str(path), "model", alone, 1, -1)
 
     def graph(inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor

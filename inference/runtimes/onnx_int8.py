@@ -3,8 +3,8 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
-from inference.inputs import Rows
 from inference.runtime import Loaded, Network, Source
 from inference.runtimes import onnx
 
@@ -24,6 +24,8 @@ def export(source: Source, path: Path, device: str) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    name, rows = source.contract.input.name, source.calibration
+    batches = ({name: rows[start : start + BATCH]} for start in range(0, len(rows), BATCH))
     with tempfile.TemporaryDirectory() as scratch:
         float32, folded = Path(scratch, "float32.onnx"), Path(scratch, "folded.onnx")
         onnx.export(source, float32, device)
@@ -31,7 +33,7 @@ def export(source: Source, path: Path, device: str) -> None:
         quantize_static(
             folded,
             path,
-            _Calibration(source.contract.input.name, source.calibration),
+            SimpleNamespace(get_next=lambda: next(batches, None)),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -44,13 +46,3 @@ def export(source: Source, path: Path, device: str) -> None:
 
 def load(path: Path, device: str, threads: int, network: Network) -> Loaded:
     return replace(onnx.load(path, device, threads, network), precision=PRECISION)
-
-
-class _Calibration:
-    """What ONNX Runtime's quantiser reads its rows from."""
-
-    def __init__(self, name: str, rows: Rows) -> None:
-        self._batches = ({name: rows[start : start + BATCH]} for start in range(0, len(rows), BATCH))
-
-    def get_next(self) -> dict[str, Rows] | None:
-        return next(self._batches, None)

@@ -46,7 +46,8 @@ def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
     metadata: dict[str, Any] = {CONTRACT: b"", WEIGHTS: b""}
     with deprecated():
         graph = torch.jit.load(path, map_location=device, _extra_files=metadata)  # type: ignore[no-untyped-call]
-    if any(list(node.inputs())[-1].toIValue() for node in graph.inlined_graph.findAllNodes("aten::_convolution")):
+    code = graph.inlined_graph  # its nodes live as long as it does
+    if any(list(node.inputs())[-1].toIValue() for node in code.findAllNodes("aten::_convolution")):
         raise CannotRun(f"The convolutions of {path.name} were traced with TF32 allowed. Export it again.")
     return loaded(graph, {name: text.decode() for name, text in metadata.items()}, "torch.jit", device, tf32)
 

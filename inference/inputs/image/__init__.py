@@ -1,7 +1,6 @@
-"""Images: PNG, JPEG and WebP files, or npy arrays of uint8, become rows of uint8.
+"""Images: PNG, JPEG and WebP files, or npy arrays of uint8, become rows of uint8, in training, serving and verifying.
 
-The training data, the server and the verifier all decode here. The one exception has to be asked for, and is attested:
-`nvjpeg.py`.
+The one exception has to be asked for, and is attested: `nvjpeg.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,9 +60,9 @@ class ImageInput(ImageSpec):
 
             images = [index for index, (_, content_type) in enumerate(bodies) if not is_npy(content_type)]
             found = dict(zip(images, decode_jpegs([bodies[index][0] for index in images], self, device), strict=True))
-            again = BadInput if name == NVJPEG_OR_CPU else ()
+            retried = BadInput if name == NVJPEG_OR_CPU else ()
             return [
-                on_cpu([body])[0] if (one := found.get(index)) is None or isinstance(one, again) else one
+                on_cpu([body])[0] if (one := found.get(index)) is None or isinstance(one, retried) else one
                 for index, body in enumerate(bodies)
             ]
 
@@ -101,7 +100,16 @@ class ImageInput(ImageSpec):
     def take(cls, source: Any) -> tuple[Body, int] | None:
         """A PIL image becomes PNG, an array uint8 [H, W, C] or [N, H, W, C] npy."""
         if isinstance(source, Image.Image):
-            return (_png(source), "application/octet-stream"), 1  # any image file
+            exif = Image.Exif()
+            if orientation := source.getexif().get(Exif.Orientation):
+                exif[Exif.Orientation] = orientation  # by which the server turns it
+            stream = BytesIO()
+            try:
+                source.save(stream, "PNG", exif=exif)
+            except OSError as error:
+                reason = f"The image cannot be sent as PNG ({error}). Send its file, or convert it to RGB."
+                raise BadInput(reason) from None
+            return (stream.getvalue(), "application/octet-stream"), 1  # any image file
         if not isinstance(source, np.ndarray):
             return None
         wanted = "Send uint8 of shape [H, W, C] or [N, H, W, C]"
@@ -114,16 +122,3 @@ class ImageInput(ImageSpec):
 
 
 KIND = ImageInput
-
-
-def _png(image: Image.Image) -> bytes:
-    """PNG of the same mode and pixels, and with EXIF's orientation, by which the server turns it."""
-    exif = Image.Exif()
-    if orientation := image.getexif().get(Exif.Orientation):
-        exif[Exif.Orientation] = orientation
-    stream = BytesIO()
-    try:
-        image.save(stream, "PNG", exif=exif)
-    except OSError as error:
-        raise BadInput(f"The image cannot be sent as PNG ({error}). Send its file, or convert it to RGB.") from None
-    return stream.getvalue()

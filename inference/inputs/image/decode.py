@@ -153,25 +153,20 @@ def _with_channels(image: Image.Image | Pixels, channels: int) -> Pixels:
 
 def fit(pixels: Pixels, spec: ImageSpec) -> Pixels:
     """uint8 [h, w, channels] → uint8 [height, width, channels]. Raises BadInput for an image that is too narrow."""
-    if spec.fit == "crop":
-        return _crop(pixels, spec)
     height, width = pixels.shape[:2]
+    if spec.fit == "crop":  # the same bits as torchvision's `Resize(short_side, antialias=True)` and `CenterCrop`
+        import torch  # not at the top: a client decodes nothing
+
+        size, (top, left) = crop_of(height, width, spec)
+        planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]  # [1, C, h, w]
+        resized = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)[0]
+        centre = resized[:, top : top + spec.height, left : left + spec.width].permute(1, 2, 0)
+        return centre.contiguous().numpy()
     if min(height, width) * min(spec.width / width, spec.height / height) <= 0.5:
         raise _too_narrow(height, width)
     image = Image.fromarray(pixels.squeeze(-1) if spec.channels == 1 else pixels)
     fitted = ImageOps.pad(image, (spec.width, spec.height), Image.Resampling.BILINEAR, color="black")
     return np.asarray(fitted, dtype=np.uint8).reshape(spec.shape)
-
-
-def _crop(pixels: Pixels, spec: ImageSpec) -> Pixels:
-    """The same bits as torchvision's `Resize(short_side, antialias=True)` and `CenterCrop`."""
-    import torch  # not at the top: a client decodes nothing
-
-    size, (top, left) = crop_of(pixels.shape[0], pixels.shape[1], spec)
-    planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]  # [1, C, h, w]
-    resized = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)[0]
-    centre = resized[:, top : top + spec.height, left : left + spec.width].permute(1, 2, 0)
-    return centre.contiguous().numpy()
 
 
 def crop_of(height: int, width: int, spec: ImageSpec) -> tuple[list[int], tuple[int, int]]:

@@ -25,12 +25,9 @@ COARSE = 256  # float16 holds whole numbers below this, and bytes
 
 @dataclass(frozen=True)
 class Line:
-    """How a line is scaled: the pixels that count, up to `MULTIPLE` more, and what each adds to each wanted one.
+    """How a line is scaled: what each pixel adds to each wanted one is (256 · coarse + fine) / 2 ** bits."""
 
-    That is (256 · coarse + fine) / 2 ** bits.
-    """
-
-    pixels: slice
+    pixels: slice  # that count, and up to `MULTIPLE` more
     coarse: Tensor  # float16 [wanted, pixels], as is the other
     fine: Tensor
     bits: int
@@ -48,20 +45,20 @@ def fit(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
     return planes.permute(0, 2, 3, 1).contiguous()
 
 
-def _along(way: Line, pixels: Tensor) -> Tensor:
+def _along(axis: Line, pixels: Tensor) -> Tensor:
     """uint8 [B, used, m] → uint8 [B, wanted, m]. Every sum is exact, in whatever order; the cast cuts its fraction off.
 
     A GPU multiplies float16 several times as fast as float32, and adds up in float32. On a CPU torch can't do that, and
     float32 takes its place.
     """
-    unit = 2.0**-way.bits
-    if way.bits > FLOAT32_BITS:
-        weights = COARSE * way.coarse.double() + way.fine.double()
+    unit = 2.0**-axis.bits
+    if axis.bits > FLOAT32_BITS:
+        weights = COARSE * axis.coarse.double() + axis.fine.double()
         sums = torch.bmm(weights.expand(len(pixels), -1, -1), pixels.double()).mul_(unit)
     else:
         kind = torch.float16 if pixels.is_cuda else torch.float32
         wide: dict[str, Any] = {"out_dtype": torch.float32} if pixels.is_cuda else {}
-        coarse, fine = (part.to(kind).expand(len(pixels), -1, -1) for part in (way.coarse, way.fine))
+        coarse, fine = (part.to(kind).expand(len(pixels), -1, -1) for part in (axis.coarse, axis.fine))
         right = pixels.to(kind)
         sums = torch.bmm(fine, right, **wide)
         sums = torch.baddbmm(sums, coarse, right, beta=unit, alpha=COARSE * unit, **wide)

@@ -47,7 +47,7 @@ TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 by
 def decode_jpegs(bodies: Sequence[bytes], spec: ImageSpec, device: str) -> list[Decoded | BadInput | None]:
     """JPEGs → for each uint8 [1, height, width, 3] on `device`, or what is wrong with it. Raises OutOfMemory.
 
-    None for what is not for nvJPEG: other formats, other colours than grey and YCbCr, a size that is told twice.
+    None for what is not for nvJPEG: other formats, other colours than grey and YCbCr, two sizes.
     """
     examined = [_examine(body, spec) for body in bodies]
     jpegs = {index: one for index, one in enumerate(examined) if isinstance(one, _Jpeg)}
@@ -104,7 +104,7 @@ def _examine(body: bytes, spec: ImageSpec) -> _Jpeg | BadInput | None:
 
 
 def _suits(image: ImageFile) -> bool:
-    """Whether its colours are grey or YCbCr beyond doubt, by the marks that libjpeg goes by, and its size told once."""
+    """Whether its colours are grey or YCbCr beyond doubt, by the marks that libjpeg goes by, and its size stands there once."""
     if not is_jpeg(image) or image.mode not in ("L", "RGB") or len(image.layer) != image.layers:  # type: ignore[attr-defined]
         return False
     transform = image.info.get("adobe_transform")
