@@ -19,7 +19,7 @@ WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScr
 
 
 def prepare(device: str, threads: int) -> bool:
-    """Makes this process compute float32 as float32, and says whether TF32 is on. Raises ValueError for no such device."""
+    """Makes this process compute float32 as float32, and says whether TF32 is on. Raises ValueError for no device."""
     torch.set_num_threads(threads)
     check_device(device)
     if device != "cpu":

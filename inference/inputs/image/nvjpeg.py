@@ -104,7 +104,7 @@ def _examine(body: bytes, spec: ImageSpec) -> _Jpeg | BadInput | None:
 
 
 def _suits(image: ImageFile) -> bool:
-    """Whether its colours are grey or YCbCr beyond doubt, by the marks that libjpeg goes by, and its size stands there once."""
+    """Whether its colours are grey or YCbCr beyond doubt by libjpeg's marks, and its size stands there once."""
     if not is_jpeg(image) or image.mode not in ("L", "RGB") or len(image.layer) != image.layers:  # type: ignore[attr-defined]
         return False
     transform = image.info.get("adobe_transform")
