@@ -15,8 +15,8 @@ from inference.tools.npy import is_npy
 class Request:
     """One request as it came. `headers` are its own, their names in lower case.
 
-    `others` names what came beside the body in a form, whose own `content_type` that is, if not the header's.
-    `describe` asks what the model is, and nothing else.
+    `others` names what came beside the body in a form, and `content_type` is then the body's own. `describe` asks what
+    the model is, and nothing else.
     """
 
     body: bytes
