@@ -22,8 +22,8 @@ from benchmarks.venvs import scratch
 from inference.store.archive import unpacked
 from inference.store.manifest import Manifest
 from inference.tools.commands import run
-from inference.tools.environment import environment
 from inference.tools.files import publish
+from inference.tools.versions import environment
 
 WARM_UP = 1.0
 

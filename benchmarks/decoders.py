@@ -22,9 +22,8 @@ from benchmarks.pictures import pictures
 from benchmarks.venvs import python, scratch
 from inference.inputs.image import Pixels
 from inference.tools.commands import run
-from inference.tools.environment import environment
 from inference.tools.files import publish
-from inference.tools.versions import versions
+from inference.tools.versions import environment, versions
 
 SIZES = {"500 × 375": (500, 375, 16), "1280 × 960": (1280, 960, 6), "3000 × 2250": (3000, 2250, 2)}
 PACKAGES = ("pillow", "simplejpeg", "torchvision", "torchcodec")

@@ -31,8 +31,8 @@ from inference import parity
 from inference.store import manifest
 from inference.store.archive import read_goldens, unpacked
 from inference.tools.commands import run
-from inference.tools.environment import environment
 from inference.tools.files import publish
+from inference.tools.versions import environment
 from serve.record import NotServing
 from serve.torchserve.server import check_ports
 

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from inference import weights
 from inference.contract import Contract
 from inference.inputs import Rows
-from inference.runtime import CONTRACT, WEIGHTS
+from inference.runtime import Source
 from inference.tools.files import sha256
 from models import Data, make_network, model_module
 
@@ -22,16 +20,9 @@ CALIBRATION = 128
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained network in evaluation mode, float32, on the CPU. `digest` is the SHA-256 of its weights file `path`.
+class Trained(Source):
+    """A trained network. What it was trained with lies in `data_directory` where it had to be downloaded."""
 
-    What it was trained with lies in `data_directory` where it had to be downloaded.
-    """
-
-    network: nn.Module
-    contract: Contract
-    path: Path
-    digest: str
     metrics: Mapping[str, Any]
     data_directory: Path = Path("data")
 
@@ -47,21 +38,11 @@ class Trained:
         return found
 
     @property
-    def example(self) -> torch.Tensor:
-        """Two rows to trace with: a batch of 1 would be baked in as a constant."""
-        return torch.from_numpy(self.contract.input.example(2))
-
-    @property
     def calibration(self) -> Rows:
         """At most `CALIBRATION` rows from all over the validation split: none that the accuracy is measured on."""
         rows = self.data.validation.images
         chosen: Rows = rows[np.linspace(0, len(rows) - 1, min(CALIBRATION, len(rows))).astype(int)]
         return chosen
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What every artifact carries."""
-        return {CONTRACT: self.contract.to_json(), WEIGHTS: self.digest}
 
 
 def load_trained(model: str, artifacts: Path, data_directory: Path = Path("data")) -> Trained:

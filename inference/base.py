@@ -1,7 +1,10 @@
-"""What all of it rests on: frozen values, and what is wrong with a request or with the device that answers it."""
+"""What all of it rests on: frozen values, kinds, and what is wrong with a request or with the device that answers."""
 
-from collections.abc import Iterator
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,3 +32,20 @@ def out_of_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(str(error)) from None
+
+
+def kinds(side: str) -> dict[str, Any]:
+    """All kinds of `input` or `output`, by name: each module of its package is one, and its class is `KIND`."""
+    package = importlib.import_module(f"inference.{side}s")
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return {name: importlib.import_module(f"{package.__name__}.{name}").KIND for name in names}
+
+
+def of_kind(side: str, value: Any) -> Any:
+    """Plain values → the input or output of their kind. Raises ValueError for a kind that there isn't."""
+    if not isinstance(value, Mapping):
+        return value
+    name, known = value.get("kind"), kinds(side)
+    if name not in known:
+        raise ValueError(f"There is no kind of {side} {name!r}. Choose one of: {', '.join(known)}.")
+    return known[name].model_validate(value)

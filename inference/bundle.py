@@ -1,4 +1,4 @@
-"""A bundle: an unpacked archive, from which a predictor is loaded. Knows no host."""
+"""A bundle: an unpacked archive, from which a predictor is loaded."""
 
 import importlib.util
 import sys
@@ -16,10 +16,9 @@ FILE = "bundle.json"
 
 
 class Bundle(Frozen):
-    """What an archive asks of a host: under which name and version, and on which kind of device, it is served.
+    """What an archive asks of a host. A worker takes at most `batch_size` requests at once.
 
-    A worker takes `batch_size` requests at once, at most, which `decoder` decodes and `runtime` answers. `model_file`
-    is where the model's own file lies in the archive.
+    `device` is a kind of device, and `model_file` the place of the model's own file in the archive.
     """
 
     name: str
@@ -42,7 +41,14 @@ class Bundle(Frozen):
         artifact = directory / runtime_module(self.runtime).ARTIFACT
 
         def network(contract: Contract) -> Any:
-            return _module(directory / self.model_file).network(contract)
+            file = directory / self.model_file
+            spec = importlib.util.spec_from_file_location(f"model_{file.stem}", file)
+            assert spec
+            assert spec.loader
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # dataclasses look themselves up there
+            spec.loader.exec_module(module)
+            return module.network(contract)
 
         loaded = load_artifact(self.runtime, artifact, device, threads, network)
         if loaded.contract != Contract.read(directory / "contract.json"):
@@ -65,14 +71,3 @@ class Bundle(Frozen):
 
 def read_goldens(directory: Path) -> Goldens:
     return Goldens.read(directory / "goldens.npz")
-
-
-def _module(file: Path) -> Any:
-    """The module of a Python file, wherever it lies."""
-    spec = importlib.util.spec_from_file_location(f"model_{file.stem}", file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module

@@ -1,21 +1,21 @@
 """The contract: everything about a model that is not its weights, as one frozen value.
 
-Training writes it once, as `contract.json`, and every artifact carries it. This module imports no torch, so that the
-client and the server can read contracts too.
+Training writes it once, as `contract.json`, and every artifact carries it. Needs no torch, for the client's sake.
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
-from inference.base import Frozen
-from inference.inputs import Input, input_of
-from inference.outputs import Output, output_of
+from inference.base import Frozen, of_kind
+from inference.inputs import Input
+from inference.outputs import Output
 
-AnyInput = Annotated[SerializeAsAny[Input], BeforeValidator(input_of)]
-AnyOutput = Annotated[SerializeAsAny[Output], BeforeValidator(output_of)]
+AnyInput = Annotated[SerializeAsAny[Input], BeforeValidator(partial(of_kind, "input"))]
+AnyOutput = Annotated[SerializeAsAny[Output], BeforeValidator(partial(of_kind, "output"))]
 
 
 class Contract(Frozen):
@@ -49,14 +49,10 @@ class Contract(Frozen):
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Contract":
-        return cls.model_validate_json(text)
-
-    @classmethod
     def read(cls, path: Path) -> "Contract":
         """Raises ValueError for a file that holds no contract of this edition."""
         try:
-            return cls.from_json(path.read_bytes())
+            return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))

@@ -3,7 +3,7 @@
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import IO
@@ -38,16 +38,11 @@ class Goldens:
         return len(self.names)
 
     def __getitem__(self, rows: slice | list[int]) -> "Goldens":
-        """Some of them, in the order asked for."""
+        """Some of them, in that order."""
         chosen = list(range(len(self))[rows] if isinstance(rows, slice) else rows)
-        return replace(
-            self,
-            names=tuple(self.names[row] for row in chosen),
-            requests=tuple(self.requests[row] for row in chosen),
-            inputs=self.inputs[chosen],
-            outputs=self.outputs[chosen],
-            oracle=self.oracle[chosen],
-        )
+        names, requests = tuple(self.names[row] for row in chosen), tuple(self.requests[row] for row in chosen)
+        inputs, outputs, oracle = self.inputs[chosen], self.outputs[chosen], self.oracle[chosen]
+        return Goldens(self.weights, self.contract, names, requests, inputs, outputs, oracle)
 
     def write(self, path: Path) -> None:
         """One `.npz`; the requests lie end to end in one array."""
@@ -74,13 +69,11 @@ class Goldens:
             with np.load(source, allow_pickle=False) as stored:
                 requests, ends = stored["requests"].tobytes(), [0, *stored["ends"].tolist()]
                 return cls(
-                    weights=str(stored["weights"]),
-                    contract=Contract.from_json(str(stored["contract"])),
-                    names=tuple(stored["names"].tolist()),
-                    requests=tuple(requests[a:b] for a, b in pairwise(ends)),
-                    inputs=stored["inputs"],
-                    outputs=stored["outputs"],
-                    oracle=stored["oracle"],
+                    str(stored["weights"]),
+                    Contract.model_validate_json(str(stored["contract"])),
+                    tuple(stored["names"].tolist()),
+                    tuple(requests[a:b] for a, b in pairwise(ends)),
+                    *(stored[name] for name in ("inputs", "outputs", "oracle")),
                 )
         except DAMAGED:
             raise ValueError(f"{source.name} is damaged. Export with --new-goldens to make it anew.") from None

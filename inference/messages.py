@@ -1,4 +1,4 @@
-"""Requests and answers as the predictor sees them, whatever the host; and what a request asks."""
+"""Requests and answers as the predictor sees them, whatever the host."""
 
 import json
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from inference.tools.npy import is_npy
 class Request:
     """One request as it came. `headers` are its own, their names in lower case.
 
-    `others` names what came beside the body in a form, and `content_type` is the body's own, where that is not the
-    header's. `describe` asks what the model is, and nothing else.
+    `others` names what came beside the body in a form, and `content_type` is then the body's own. `describe` asks what
+    the model is, and nothing else.
     """
 
     body: bytes
@@ -44,17 +44,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """What a request asks, its body not yet decoded.
-
-    `single` says that the answer is about one input, `raw` that outputs are wanted as they are. `options` are those of
-    the output's kind.
-    """
+    """What a request asks, its body not yet decoded: about a `single` input, for `raw` outputs or JSON."""
 
     body: bytes
     content_type: str
     single: bool
     raw: bool
-    options: Any
+    options: Any  # of the output's kind
 
 
 def query(request: Request, contract: Contract) -> Query:
@@ -65,17 +61,11 @@ def query(request: Request, contract: Contract) -> Query:
     headers = request.headers
     content_type = headers.get("content-type", "") if request.content_type is None else request.content_type
     options = contract.output.options(headers)
-    return Query(request.body, content_type, not is_npy(content_type), _wants_npy(headers.get("accept", "")), options)
-
-
-def _wants_npy(accept: str) -> bool:
-    """Whether raw outputs are asked for rather than JSON. Raises BadInput when neither would do."""
+    accept = headers.get("accept", "")
     wanted = {part.partition(";")[0].strip().lower() for part in accept.split(",")} - {""}
-    if NPY in wanted:
-        return True
-    if not wanted or wanted & {"*/*", "application/*", JSON}:
-        return False
-    raise BadInput(f"Accept is {accept[:80]!r}. Ask for {JSON} or {NPY}.")
+    if wanted and not wanted & {"*/*", "application/*", JSON, NPY}:
+        raise BadInput(f"Accept is {accept[:80]!r}. Ask for {JSON} or {NPY}.")
+    return Query(request.body, content_type, not is_npy(content_type), NPY in wanted, options)
 
 
 def failure(status: int, kind: str, sentence: str) -> Answer:

@@ -58,15 +58,9 @@ class Metrics:
         for name, count in Tally(name for answer in answers for name in answer.categories).items():
             self.rows[name].inc(count)
         for arrival in arrivals:
-            waited = _waited(arrival, start)
-            if waited is not None:
+            if not (arrival.isascii() and arrival.isdigit() and len(arrival) <= 16):
+                continue  # no gateway has sent that
+            waited = start - int(arrival) / 1e6
+            if 0 <= waited <= LONGEST_SECONDS:
                 self.queue.observe(waited)
                 self.request.observe(waited + seconds)
-
-
-def _waited(arrival: str, start: float) -> float | None:
-    """Seconds since the arrival; None for what no gateway on this machine has sent: other text, a time to come."""
-    if not (arrival.isascii() and arrival.isdigit() and len(arrival) <= 16):
-        return None
-    waited = start - int(arrival) / 1e6
-    return waited if 0 <= waited <= LONGEST_SECONDS else None

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from inference.runtime import device_kind
 
 TABLE = Path(__file__).with_name("tolerances.toml")
 
+Slack = NDArray[np.float64] | float
+
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far from eager is the same: |a - b| ≤ atol + rtol · |b|.
+    """How far from eager is the same: |a - b| ≤ atol + rtol · |b|. `worst` is the largest |a - b| seen, for `reason`.
 
-    `worst` is the largest |a - b| that was seen, and `reason` says where it comes from. `accuracy_drop` is how much
-    smaller the share of held-out inputs decided right may be than eager's; None where the precision is eager's own.
+    `accuracy_drop` is how much smaller the share of held-out inputs decided right may be than eager's; None where the
+    precision is eager's own.
     """
 
     atol: float
@@ -33,14 +35,11 @@ class Tolerance:
 
 
 def decoding(model: str, decoder: str) -> dict[str, Any]:
-    """The row of `tolerances.toml` for a decoder: how far the inputs may be from the CPU's, in the words of
-    their kind, and by that the outputs (`atol`).
-
-    Raises ValueError when there is none.
-    """
+    """The row for a decoder: how far outputs may be from the CPU's (`atol`), and inputs. ValueError for no row."""
     if decoder == CPU:
         return {"atol": 0.0}
-    for row in _table()["decoding"]:
+    rows: list[dict[str, Any]] = tomllib.loads(TABLE.read_text())["decoding"]
+    for row in rows:
         if (row["model"], row["decoder"]) == (model, decoder):
             return row
     raise ValueError(
@@ -50,8 +49,8 @@ def decoding(model: str, decoder: str) -> dict[str, Any]:
 
 def slack(model: str, decoders: Sequence[str]) -> NDArray[np.float64]:
     """How much further from eager than a runtime's own limit each answer may be, for what decoded its input."""
-    rows = {decoder: decoding(model, decoder) for decoder in {*decoders}}
-    return np.array([float(rows[decoder]["atol"]) for decoder in decoders])
+    atol = {decoder: float(decoding(model, decoder)["atol"]) for decoder in {*decoders}}
+    return np.array([atol[decoder] for decoder in decoders])
 
 
 def tolerance(model: str, runtime: str, precision: str, device: str) -> Tolerance:
@@ -61,10 +60,7 @@ def tolerance(model: str, runtime: str, precision: str, device: str) -> Toleranc
 
 
 def row_of(model: str, runtime: str, precision: str, device: str) -> dict[str, Any]:
-    """The row of `tolerances.toml`, the model's own before the one for all.
-
-    Raises ValueError when there is none: an unknown difference is not a small one.
-    """
+    """The row of `tolerances.toml`, the model's own before the one for all. Raises ValueError when there is none."""
     kind = device_kind(device)
     for row in _rows(model, runtime, kind):
         if row["precision"] == precision:
@@ -86,12 +82,9 @@ def unmeasured(model: str, runtime: str, device: str) -> str | None:
 
 def _rows(model: str, runtime: str, kind: str) -> list[dict[str, Any]]:
     """Those about the model first; a row that names none is about all."""
-    found = [row for row in _table()["tolerance"] if (row["runtime"], row["device"]) == (runtime, kind)]
+    table = tomllib.loads(TABLE.read_text())["tolerance"]
+    found = [row for row in table if (row["runtime"], row["device"]) == (runtime, kind)]
     return [row for name in (model, None) for row in found if row.get("model") == name]
-
-
-def _table() -> dict[str, list[dict[str, Any]]]:
-    return tomllib.loads(TABLE.read_text())
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,7 @@ class Comparison:
 
     `max_abs` is the largest |a - b|, None when the two can't be subtracted. `error_ratio` is the largest error against
     float64 over eager's own: about 1 is as good as eager, 100 is worse and not just different. `sentence` says what is
-    wrong; it is empty when nothing is.
+    wrong.
     """
 
     ok: bool
@@ -114,13 +107,8 @@ class Comparison:
 
 
 @np.errstate(invalid="ignore", over="ignore")  # what is not finite is red, and no warning
-def compare(
-    answered: Outputs, goldens: Goldens, limit: Tolerance, slack: NDArray[np.float64] | float = 0.0
-) -> Comparison:
-    """float32 outputs [N, *output.shape] against eager's of `goldens` (N of them, in order).
-
-    `slack` [N] is added to each one's limit.
-    """
+def compare(answered: Outputs, goldens: Goldens, limit: Tolerance, slack: Slack = 0.0) -> Comparison:
+    """float32 outputs [N, *output.shape] against eager's of N goldens, in order. `slack` [N] is added to the limit."""
     more = np.broadcast_to(np.asarray(slack, np.float64), len(goldens))  # [N]
     atol, output = float(limit.atol + more.max(initial=0)), goldens.contract.output
     if wrong := _incomparable(answered, goldens.outputs):
@@ -142,20 +130,15 @@ def compare(
 
 
 def compare_inputs(decoded: Rows, goldens: Goldens, decoders: Sequence[str]) -> Comparison:
-    """Decoded inputs against those that the goldens were made from, each by what decoded it.
-
-    The same code must give the same bits.
-    """
+    """Decoded inputs against those of the goldens, each by what decoded it; the same code must give the same bits."""
     spec, model = goldens.contract.input, goldens.contract.model
     rows = {decoder: decoding(model, decoder) for decoder in {*decoders}}
     allowed = spec.allowed_steps(goldens.requests, [rows[decoder] for decoder in decoders])  # [N]
     limit = max(allowed, default=0.0)
     if wrong := _incomparable(decoded, goldens.inputs):
         return Comparison(False, len(goldens), None, None, (), limit, 0, wrong)
-    apart = [  # [N]; row by row, since all together may be large
-        float(np.abs(here.astype(np.float64) - there).max(initial=0))
-        for here, there in zip(decoded, goldens.inputs, strict=True)
-    ]
+    pairs = zip(decoded, goldens.inputs, strict=True)  # compared row by row, since all together may be large
+    apart = [float(np.abs(here.astype(np.float64) - there).max(initial=0)) for here, there in pairs]  # [N]
     different = [name for name, far, few in zip(goldens.names, apart, allowed, strict=True) if not far <= few]
     sentence = f"{len(different)} inputs decode to other {spec.elements}, first {different[0]}." if different else ""
     return Comparison(not different, len(goldens), max(apart), None, (), limit, 0, sentence)
@@ -178,21 +161,13 @@ def run_goldens(run: Callable[[Rows], Outputs], goldens: Goldens, size: int) -> 
 
 def worst_of(comparisons: Sequence[Comparison]) -> Comparison:
     """Several comparisons as one: red if one is red, with the largest figures and all flips."""
-    chosen = next((one for one in comparisons if not one.ok), comparisons[0])
-    return Comparison(
-        ok=chosen.ok,
+    return replace(
+        next((one for one in comparisons if not one.ok), comparisons[0]),
         compared=sum(one.compared for one in comparisons),
-        max_abs=_largest(one.max_abs for one in comparisons),
-        error_ratio=_largest(one.error_ratio for one in comparisons),
+        max_abs=max((one.max_abs for one in comparisons if one.max_abs is not None), default=None),
+        error_ratio=max((one.error_ratio for one in comparisons if one.error_ratio is not None), default=None),
         flips=tuple(dict.fromkeys(flip for one in comparisons for flip in one.flips)),
-        atol=chosen.atol,
-        rtol=chosen.rtol,
-        sentence=chosen.sentence,
     )
-
-
-def _largest(values: Iterator[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
 
 
 def _incomparable(answered: NDArray[Any], expected: NDArray[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Bytes → answers: decode, predict, encode. Knows no host; an adapter such as `handler.py` fits it to one."""
+"""Bytes → answers: decode, predict, encode. Knows no host."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,9 +28,9 @@ class Predictor:
         self.decoder = decoder
 
     def check(self, goldens: Goldens) -> None:
-        """Answers the goldens as requests. Raises RuntimeError unless every answer is eager's, within tolerance.
+        """Raises RuntimeError unless every golden is answered as by eager, within tolerance; or OutOfMemory.
 
-        Where the archive asks for another decoder than the CPU's, it must have decoded some. Raises OutOfMemory, too.
+        Where the archive asks for another decoder than the CPU's, it must have decoded some.
         """
         if goldens.weights != self.loaded.weights:
             raise RuntimeError(
@@ -44,10 +44,10 @@ class Predictor:
             raise OutOfMemory(NO_MEMORY.body.decode())
         if refused:
             raise RuntimeError(f"A golden was refused: {refused.body.decode()}")
-        decoders, asked = [answer.headers[ATTESTED["decoder"]] for answer in answers], self.attestation["decoder"]
-        if asked != CPU and {*decoders} == {CPU}:
+        decoders, wanted = [answer.headers[ATTESTED["decoder"]] for answer in answers], self.attestation["decoder"]
+        if wanted != CPU and {*decoders} == {CPU}:
             raise RuntimeError(
-                f"The archive asks for the decoder {asked}, and it decoded no golden. Export with --decoder cpu."
+                f"The archive asks for the decoder {wanted}, and it decoded no golden. Export with --decoder cpu."
             )
         outputs = np.concatenate([np.load(BytesIO(answer.body)) for answer in answers])
         model, loaded = self.contract.model, self.loaded
@@ -61,17 +61,14 @@ class Predictor:
 
         All the good ones get a 503 where they are too much at once for the device's memory.
         """
-        queries = [self._query(request) for request in requests]
+        queries: list[Query | Answer] = []
+        for request in requests:
+            try:
+                queries.append(as_json(200, self.description) if request.describe else query(request, self.contract))
+            except BadInput as error:
+                queries.append(bad_input(error))
         answers = iter(self._answers([one for one in queries if isinstance(one, Query)]))
         return [next(answers) if isinstance(one, Query) else one for one in queries]
-
-    def _query(self, request: Request) -> Query | Answer:
-        if request.describe:
-            return as_json(200, self.description)
-        try:
-            return query(request, self.contract)
-        except BadInput as error:
-            return bad_input(error)
 
     def _answers(self, queries: Sequence[Query]) -> list[Answer]:
         try:
@@ -91,10 +88,7 @@ class Predictor:
         return self.decoder([(one.body, one.content_type) for one in queries])
 
     def predict(self, inputs: Sequence[Batch]) -> list[Outputs]:
-        """Several [N_i, *input.shape] → as many float32 [N_i, *output.shape], computed together by `max_batch` rows.
-
-        Raises OutOfMemory.
-        """
+        """Several [N_i, *input.shape] → as many float32 [N_i, *output.shape], computed together. Raises OutOfMemory."""
         if not inputs:
             return []
         rows = joined(inputs)
@@ -105,20 +99,21 @@ class Predictor:
 
     def encode(self, outputs: Sequence[Outputs], queries: Sequence[Query]) -> list[Answer]:
         """Several float32 [N_i, *output.shape] → for each an npy file, or the output kind's JSON."""
-        as_objects = [(rows, one.options) for rows, one in zip(outputs, queries, strict=True) if not one.raw]
-        objects = self.contract.output.answers([rows for rows, _ in as_objects], [options for _, options in as_objects])
-        return [
-            Answer(200, NPY, encode_npy(rows)) if one.raw else self._as_json(rows, next(objects), one.single)
-            for rows, one in zip(outputs, queries, strict=True)
-        ]
+        output, pairs = self.contract.output, [*zip(outputs, queries, strict=True)]
+        of_json = [(rows, one.options) for rows, one in pairs if not one.raw]
+        objects = output.answers([rows for rows, _ in of_json], [options for _, options in of_json])
 
-    def _as_json(self, outputs: Outputs, objects: list[dict[str, Any]], single: bool) -> Answer:
-        output = self.contract.output
-        if not np.isfinite(outputs).all():
-            sentence = f"The model gave a value that is not finite. Ask for npy to see the {output.name}."
-            return failure(500, "NotFinite", sentence)
-        answer = as_json(200, objects[0] if single else {"predictions": objects})
-        return replace(answer, categories=tuple(output.category(one) for one in objects) if output.categories else ())
+        def as_objects(rows: Outputs, found: list[dict[str, Any]], single: bool) -> Answer:
+            if not np.isfinite(rows).all():
+                sentence = f"The model gave a value that is not finite. Ask for npy to see the {output.name}."
+                return failure(500, "NotFinite", sentence)
+            answer = as_json(200, found[0] if single else {"predictions": found})
+            return replace(answer, categories=tuple(map(output.category, found)) if output.categories else ())
+
+        return [
+            Answer(200, NPY, encode_npy(rows)) if one.raw else as_objects(rows, next(objects), one.single)
+            for rows, one in pairs
+        ]
 
     def _attested(self, answers: Sequence[Answer], decoded: Sequence[Decoded]) -> Iterator[Answer]:
         """With the batch that each one's rows ran in: the first of several, as only the last one isn't full."""

@@ -1,7 +1,8 @@
-"""What the runtimes have in common: how they are found, and what a loaded artifact is."""
+"""What the runtimes have in common: how they are found, what they load, and what artifacts are made from."""
 
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from inference.inputs import Batch, Rows
 from inference.outputs import Outputs
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor, nn
 
 Network = Callable[[Contract], Any]  # a contract → the untrained `torch.nn.Module`; its module need not be imported
 
@@ -29,10 +30,7 @@ FLOAT32 = "float32"  # the precision that networks are trained in; any other is 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An artifact, loaded: [B, *input.shape] → float32 [B, *output.shape], and what computes them.
-
-    `weights` is the SHA-256 of the weights that the artifact was made from.
-    """
+    """An artifact, loaded: [B, *input.shape] → float32 [B, *output.shape]. `weights` is its weights' SHA-256."""
 
     run: Callable[[Batch], Outputs]
     contract: Contract
@@ -76,27 +74,29 @@ class CannotRun(ValueError):
     """The artifact is at fault: it can't compute as it should on the device that it was asked to run on."""
 
 
-class Source(Protocol):
-    """What an artifact is made from: a network in eval mode, float32, on the CPU, and its weights file `path`."""
+@dataclass(frozen=True)
+class Source(ABC):
+    """What an artifact is made from: a network in eval mode, float32, on the CPU. `digest` is the SHA-256 of `path`."""
 
-    @property
-    def network(self) -> "torch.nn.Module": ...
-
-    @property
-    def contract(self) -> Contract: ...
-
-    @property
-    def path(self) -> Path: ...
+    network: "nn.Module"
+    contract: Contract
+    path: Path  # of its weights
+    digest: str
 
     @property
     def metadata(self) -> dict[str, str]:
         """What every artifact carries."""
+        return {CONTRACT: self.contract.to_json(), WEIGHTS: self.digest}
 
     @property
-    def example(self) -> "torch.Tensor":
+    def example(self) -> "Tensor":
         """Two rows to trace with: a batch of 1 would be baked in as a constant."""
+        import torch
+
+        return torch.from_numpy(self.contract.input.example(2))
 
     @property
+    @abstractmethod
     def calibration(self) -> Rows:
         """Rows that a precision's ranges are found on: none that its accuracy is measured on."""
 
@@ -113,19 +113,17 @@ class Runtime(Protocol):
     def export(self, source: Source, path: Path, device: str, /) -> None:
         """Writes the artifact for a kind of device to `path`, with the contract and the weights' digest in it."""
 
-    def load(self, path: Path, device: str, threads: int, network: "Network", /) -> Loaded:
+    def load(self, path: Path, device: str, threads: int, network: Network, /) -> Loaded:
         """Loads an artifact on `device` ("cpu", "cuda:0", …); on the CPU it runs on `threads` threads.
-
-        `network` is the model file's own; an artifact that holds the whole graph needs none.
 
         Raises CannotRun for what it finds out before the first batch, and ValueError where the device isn't there.
         """
 
 
-def load_artifact(runtime: str, path: Path, device: str, threads: int, network: "Network") -> Loaded:
-    """As the runtime's own `load` does; `threads` are the CPU's. Raises OutOfMemory, too.
+def load_artifact(runtime: str, path: Path, device: str, threads: int, network: Network) -> Loaded:
+    """As the runtime's own `load` does. Raises OutOfMemory, too.
 
-    Beside a GPU there is one: a processor has little to do there, and threads that wait for it keep cores from others.
+    Beside a GPU one thread does: there is little to compute, and more that wait would keep cores from other processes.
     """
     module = runtime_module(runtime)
     if device == "cpu":

@@ -58,30 +58,27 @@ def inprocess_hops(archive: Path, goldens: Goldens, runtime: str, threads: int) 
         raise RuntimeError(f"{archive.name} holds other goldens: {len(decoders)}, not {len(goldens)}. Export it again.")
     limit = parity.tolerance(model, runtime, str(found["attested_precision"]), str(found["attested_device"]))
 
-    def at_all_sizes(hop: str, slack: NDArray[np.float64] | float = 0.0) -> Hop:
-        verdicts = [_compared(found[f"{hop}_{size}"], goldens, limit, slack, size) for size in sizes]
+    def at_all_sizes(hop: str, slack: parity.Slack = 0.0) -> Hop:
+        verdicts = []
+        for size in sizes:
+            answered = found[f"{hop}_{size}"]
+            verdict = parity.compare(answered, goldens, limit, slack)
+            failed = f"In batches of {size} it fails: {answered}" if _failed(answered) else verdict.sentence
+            verdicts.append(replace(verdict, sentence=failed))
         return Hop(hop, parity.worst_of(verdicts))
 
     decode = parity.compare_inputs(found["inputs"], goldens, decoders)
-    if failed := _failure(found["inputs"]):
-        decode = replace(decode, sentence=failed)
+    if _failed(found["inputs"]):
+        decode = replace(decode, sentence=str(found["inputs"]))
     handler = at_all_sizes("handler", parity.slack(model, decoders))
     if refused := str(found["refused"]):
         handler = Hop("handler", replace(handler.comparison, ok=False, sentence=refused))
     return [Hop("decode", decode), at_all_sizes("runtime"), handler]
 
 
-def _failure(answered: NDArray[Any]) -> str:
-    """Why a step could not be computed, which stands in the place of its result; "" where it could be."""
-    return str(answered) if answered.dtype.kind == "U" else ""
-
-
-def _compared(
-    answered: NDArray[Any], goldens: Goldens, limit: parity.Tolerance, slack: NDArray[np.float64] | float, size: int
-) -> parity.Comparison:
-    verdict = parity.compare(answered, goldens, limit, slack)
-    failed = _failure(answered)
-    return replace(verdict, sentence=f"In batches of {size} it fails: {failed}") if failed else verdict
+def _failed(answered: NDArray[Any]) -> bool:
+    """Whether a step could not be computed: why not stands in the place of its result."""
+    return answered.dtype.kind == "U"
 
 
 def answers() -> dict[str, NDArray[Any]]:
@@ -91,52 +88,45 @@ def answers() -> dict[str, NDArray[Any]]:
     archive, and empty where it would.
     """
     goldens, contract, bundle = read_goldens(HERE), Contract.read(HERE / "contract.json"), Bundle.read(HERE)
-    device = _device(bundle)
+    device, threads = _place(bundle)
     if device != "cpu":
         from inference.torch_graph import prepare  # not at the top: a runtime may need no torch
 
-        prepare(device, _threads())
+        prepare(device, threads)
     decoder = contract.input.decoder(bundle.decoder, device)
     decoded = _tried(partial(_decoded, decoder, contract, goldens))
     inputs, decoders = decoded if isinstance(decoded, tuple) else (decoded, [CPU] * len(goldens))
     found = {"model": contract.model, "inputs": inputs, "decoders": decoders}
     sizes = parity.batch_sizes(contract.max_batch)
     try:
-        predictor = bundle.load(HERE, device, _threads())
+        predictor = bundle.load(HERE, device, threads)
     except CannotRun as error:
         attested = {"device": device, "precision": runtime_module(bundle.runtime).PRECISION}
         reason = f"it can't be loaded: {error}"
-        found |= {f"{hop}_{size}": reason for hop in ("runtime", "handler") for size in sizes}
-        found |= {"refused": reason}
+        found |= {f"{hop}_{size}": reason for hop in ("runtime", "handler") for size in sizes} | {"refused": reason}
     else:
         attested = dict(predictor.attestation)
         for size in sizes:
             found[f"runtime_{size}"] = _tried(partial(parity.run_goldens, predictor.loaded, goldens, size))
             found[f"handler_{size}"] = _tried(partial(_by_predictor, predictor, goldens, size))
         del predictor  # a GPU may have no room for two
-        found |= {"refused": _tried(lambda: bundle.load(HERE, device, _threads()).check(goldens)) or ""}
+        found["refused"] = _tried(lambda: bundle.load(HERE, device, threads).check(goldens)) or ""
     found |= {f"attested_{name}": value for name, value in attested.items()}
     return {name: np.array(value) for name, value in found.items()}
 
 
 def _tried(compute: Callable[[], Any]) -> Any:
-    """What was computed, or why it could not be: an archive's code fails in any way, and that is what is looked for.
-
-    A lack of memory is no fault of it.
-    """
+    """What was computed, or why it could not be: an archive's code fails in any way, and that is what is looked for."""
     try:
         return compute()
     except (MemoryError, OutOfMemory):
-        raise
-    except Exception as error:  # noqa: BLE001 - it is told, as what is wrong with this step
+        raise  # no fault of the archive's
+    except Exception as error:  # noqa: BLE001 - it is reported, as what is wrong with this step
         return str(error) or type(error).__name__
 
 
 def _decoded(decoder: Decoder, contract: Contract, goldens: Goldens) -> tuple[NDArray[Any], list[str]]:
-    """[N, *input.shape] and what decoded each: by the decoder alone, as many at once as a worker takes at most.
-
-    Raises ValueError for a golden that is refused.
-    """
+    """[N, *input.shape] and what decoded each, in full batches. Raises ValueError for a golden that is refused."""
     bodies, found = [(body, "") for body in goldens.requests], []
     for rows in parity.batches(contract.max_batch, len(goldens)):
         for name, one in zip(goldens.names[rows], decoder(bodies[rows]), strict=True):
@@ -146,12 +136,9 @@ def _decoded(decoder: Decoder, contract: Contract, goldens: Goldens) -> tuple[ND
     return np.concatenate([as_array(one.rows) for one in found]), [one.decoder for one in found]
 
 
-def _device(bundle: Bundle) -> str:
-    return "cpu" if bundle.device == "cpu" else f"{bundle.device}:0"
-
-
-def _threads() -> int:
-    return int(os.environ["OMP_NUM_THREADS"])
+def _place(bundle: Bundle) -> tuple[str, int]:
+    """The device that it runs on here, and on how many threads."""
+    return "cpu" if bundle.device == "cpu" else f"{bundle.device}:0", int(os.environ["OMP_NUM_THREADS"])
 
 
 def _by_predictor(predictor: Predictor, goldens: Goldens, size: int) -> NDArray[np.float32]:
@@ -175,16 +162,22 @@ def timings() -> dict[str, NDArray[Any]]:
     """Seconds: `load`, `cold` (the first answer), `one` and `batch` (each answer at batch 1, at `batch_size`)."""
     goldens, bundle = read_goldens(HERE), Bundle.read(HERE)
     start = time.perf_counter()
-    predictor = bundle.load(HERE, _device(bundle), _threads())
+    predictor = bundle.load(HERE, *_place(bundle))
     load = time.perf_counter() - start
+
+    def seconds(requests: Sequence[Request]) -> float:
+        start = time.perf_counter()
+        predictor.answer(requests)
+        return time.perf_counter() - start
+
     requests = [Request(body) for body in goldens.requests]
     largest = [requests[index % len(requests)] for index in range(predictor.contract.max_batch)]
-    cold = _seconds(predictor, requests[:1])
+    cold = seconds(requests[:1])
     for _ in _rounds(ROUNDS):  # warm-up
         predictor.answer(largest)
         predictor.answer(requests[:1])
-    one = [_seconds(predictor, [requests[turn % len(requests)]]) for turn in _rounds(ROUNDS * len(requests))]
-    batch = [_seconds(predictor, largest) for _ in _rounds(4 * ROUNDS)]
+    one = [seconds([requests[turn % len(requests)]]) for turn in _rounds(ROUNDS * len(requests))]
+    batch = [seconds(largest) for _ in _rounds(4 * ROUNDS)]
     figures = {"load": load, "cold": cold, "one": one, "batch": batch, "batch_size": len(largest)}
     return {name: np.array(value) for name, value in figures.items()}
 
@@ -196,12 +189,6 @@ def _rounds(count: int) -> Iterator[int]:
         if turn and time.perf_counter() > deadline:
             return
         yield turn
-
-
-def _seconds(predictor: Predictor, requests: Sequence[Request]) -> float:
-    start = time.perf_counter()
-    predictor.answer(requests)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

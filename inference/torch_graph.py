@@ -1,11 +1,7 @@
-"""Running a graph with torch: what the eager, TorchScript and AOTInductor runtimes share.
-
-On an NVIDIA GPU a graph is recorded once and replayed.
-"""
+"""Running a graph with torch: what the eager, TorchScript and AOTInductor runtimes share."""
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -15,7 +11,7 @@ from inference.base import out_of_memory
 from inference.contract import Contract
 from inference.inputs import Batch
 from inference.outputs import Outputs
-from inference.runtime import CannotRun, writable
+from inference.runtime import CONTRACT, WEIGHTS, CannotRun, Loaded, writable
 
 Graph = Callable[[torch.Tensor], torch.Tensor]
 
@@ -23,10 +19,7 @@ WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScr
 
 
 def prepare(device: str, threads: int) -> bool:
-    """Sets this process up to compute float32 as float32 on `threads` threads, and says whether TF32 is on.
-
-    Raises ValueError when the device isn't there.
-    """
+    """Makes this process compute float32 as float32, and says whether TF32 is on. Raises ValueError for no device."""
     torch.set_num_threads(threads)
     check_device(device)
     if device != "cpu":
@@ -51,6 +44,12 @@ def forbid_tf32(device: str) -> bool:
     return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
 
 
+def loaded(graph: Graph, metadata: Mapping[str, str], provider: str, device: str, tf32: bool) -> Loaded:
+    """A graph with the metadata of its artifact."""
+    contract = Contract.model_validate_json(metadata[CONTRACT])
+    return Loaded(runner(graph, contract, device), contract, metadata[WEIGHTS], provider, device, tf32=tf32)
+
+
 def runner(graph: Graph, contract: Contract, device: str) -> Callable[[Batch], Outputs]:
     """A graph over tensors → a callable over batches. On a GPU it is recorded: see `recorded`."""
     if device != "cpu":
@@ -65,10 +64,7 @@ def runner(graph: Graph, contract: Contract, device: str) -> Callable[[Batch], O
 
 
 class Bfloat16(nn.Module):
-    """A network for answers, whose convolutions and matrix products are computed in bfloat16 on one kind of device.
-
-    The scaling before them stays float32, and so do the outputs.
-    """
+    """A network whose convolutions and matrix products are in bfloat16; its scaling and its outputs stay float32."""
 
     def __init__(self, network: nn.Module, device: str) -> None:
         super().__init__()
@@ -83,10 +79,7 @@ class Bfloat16(nn.Module):
 
 
 def use_gpu(device: str) -> None:
-    """Makes it this process's GPU. Who waits for it sleeps: CUDA would ask again and again, on a core others want.
-
-    RuntimeError when the driver refuses.
-    """
+    """Makes it this process's GPU, for which threads wait asleep, not on a core. Raises RuntimeError if refused."""
     from cuda.bindings import driver
 
     index = torch.device(device).index or 0
@@ -98,13 +91,10 @@ def use_gpu(device: str) -> None:
 
 
 class Buffers:
-    """Memory on the GPU for the largest batch, and page-locked memory beside it, which is copied at full speed.
-
-    For one batch at a time: a model that was loaded so is not for several threads.
-    """
+    """For one batch at a time, memory on the GPU, and page-locked memory, which is copied at full speed."""
 
     def __init__(self, contract: Contract, device: str) -> None:
-        largest, dtype = contract.max_batch, torch_dtype(contract.input.dtype)
+        largest, dtype = contract.max_batch, torch.from_numpy(np.empty(0, contract.input.dtype)).dtype
         self.inputs = torch.zeros((largest, *contract.input.shape), dtype=dtype, device=device)
         self._staged = torch.zeros_like(self.inputs, device="cpu", pin_memory=True)
         self._outputs = torch.zeros((largest, *contract.output.shape), pin_memory=True)
@@ -131,11 +121,11 @@ def recorded(graph: Graph, contract: Contract, device: str) -> Callable[[Batch],
     where they lie, so the graph is kept. Raises CannotRun where its outputs are not the contract's, and torch's own
     errors of any other kind: they don't tell an artifact's fault from the GPU's. The callable raises OutOfMemory.
     """
-    buffers = Buffers(contract, device)
+    buffers, replays = Buffers(contract, device), {}
     with torch.inference_mode():
-        replays = {size: _record(graph, buffers.inputs[:size]) for size in recorded_sizes(contract.max_batch)}
-    for size, (_, outputs) in replays.items():
-        check_outputs(outputs, size, contract)
+        for size in recorded_sizes(contract.max_batch):
+            replays[size] = _record(graph, buffers.inputs[:size])
+            check_outputs(replays[size][1], size, contract)
 
     @torch.inference_mode()
     def run(batch: Batch, _keep: Graph = graph) -> Outputs:
@@ -175,7 +165,3 @@ def _record(graph: Graph, inputs: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, t
     with torch.cuda.graph(recording):
         outputs = graph(inputs)
     return recording, outputs
-
-
-def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -1,14 +1,11 @@
-"""`weights.safetensors`: a network's weights with the contract that they were trained for.
-
-Archives carry this module, so it imports nothing that serving lacks.
-"""
+"""`weights.safetensors`: a network's weights with the contract that they were trained for."""
 
 from pathlib import Path
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from inference.contract import Contract
 from inference.runtime import Network
@@ -25,20 +22,10 @@ def write(path: Path, network: nn.Module, contract: Contract) -> None:
 
 
 def read(path: Path, network: Network) -> tuple[nn.Module, Contract]:
-    """The trained network (float32, on the CPU, in eval mode), which `network` makes, and its contract.
+    """The trained network (float32, on the CPU, in eval mode) and its contract.
 
     Raises ValueError when the file is missing or damaged, holds no contract, or does not fit the network.
     """
-    tensors, contract = _load(path)
-    made: nn.Module = network(contract)
-    try:
-        made.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the network of {contract.model}. {AGAIN}") from error
-    return made.float().eval(), contract
-
-
-def _load(path: Path) -> tuple[dict[str, Tensor], Contract]:
     if not path.is_file():
         raise ValueError(f"{path} is missing. Train first: python -m training {path.parent.name}")
     try:
@@ -48,6 +35,12 @@ def _load(path: Path) -> tuple[dict[str, Tensor], Contract]:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}). {AGAIN}") from None
     try:
-        return tensors, Contract.from_json(metadata["contract"])
+        contract = Contract.model_validate_json(metadata["contract"])
     except (KeyError, ValidationError):
         raise ValueError(f"{path} holds no contract of this version. {AGAIN}") from None
+    made: nn.Module = network(contract)
+    try:
+        made.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network of {contract.model}. {AGAIN}") from error
+    return made.float().eval(), contract

@@ -18,10 +18,10 @@ from inference.contract import Contract
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs, images uint8 [N, height, width, channels], and labels int64 [N].
+    """Images uint8 [N, height, width, channels] and labels int64 [N].
 
-    Images are as the graph takes them; those of a training split may be larger, for `augment` to cut from. `names` are
-    what the labels stand for, where the data say it, and `files` hold the images, where they have files.
+    Images to train on may be larger than the graph takes, for `augment` to cut from. `names` are what the labels stand
+    for, where the data say it, and `files` hold the images, where they have files.
     """
 
     images: NDArray[np.uint8]
@@ -35,16 +35,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """Three splits without a common scan: fitted on `train`, chosen on `validation`, reported on `held_out`.
-
-    `unreadable` are the files that were left out, each with the reason.
-    """
+    """Three splits without a common scan: trained on `train`, chosen on `validation`, reported on `held_out`."""
 
     source: str
     train: Split
     validation: Split
     held_out: Split
-    unreadable: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()  # files that were left out, each with the reason
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -66,11 +63,10 @@ class Recipe:
     """How a model is trained: AdamW, one learning-rate cycle with `learning_rate` as its peak.
 
     The cycle is PyTorch's OneCycleLR ("one-cycle"), or a linear warm-up over a tenth of it and then a cosine
-    ("cosine"). `ema` is the decay of the average of the weights that is validated and published in their place.
-    `crop` is the side in pixels that inputs are trained at, where it is not the contract's. `arch` names the network of
-    a model that has several; `pretrained` begins with published weights, and for `frozen_epochs` fits the last layer
-    alone. `threads` are the CPU threads of an operation, by default all cores. A small network gains next to nothing
-    from more than one, and with a fixed number the weights are the same bits on any number of cores.
+    ("cosine"). `ema` is the decay of the average of the weights that is validated and published in their place. `crop`
+    is the side in pixels that inputs are trained at, where it is not the contract's. `pretrained` begins with published
+    weights, and for `frozen_epochs` trains the last layer alone. `threads` are the CPU threads of an operation, by
+    default all cores: a small network gains little from more than one, and a fixed number gives the same bits anywhere.
     """
 
     epochs: int
@@ -97,20 +93,13 @@ class Recipe:
 class Model(Protocol):
     """What a model file offers. Archives carry the file, so at its top it imports nothing that serving lacks."""
 
-    RECIPES: dict[str, Recipe]
-    """A recipe for each data source; the first source is the default."""
-
-    SAMPLE_NAMES: tuple[str, ...]
-    """For each label the name of a file that holds one held-out input of it."""
+    RECIPES: dict[str, Recipe]  # by data source; the first is the default
+    SAMPLE_NAMES: tuple[str, ...]  # for each label the name of a file that holds one held-out input of it
+    OPTIONS: tuple[str, ...]  # those of arch, pretrained and skip_bad that the command line takes for it
+    SERVED_BATCH: dict[str, int]  # by kind of device: how many waiting requests a worker takes at once, at most
 
     def data(self, source: str, directory: Path) -> Data:
         """The same splits at every call. `directory` is where downloads lie. Raises ValueError."""
-
-    OPTIONS: tuple[str, ...]
-    """Options of the command line that not every model knows: of arch, pretrained and skip_bad."""
-
-    SERVED_BATCH: dict[str, int]
-    """By kind of device: how many requests that wait a server's worker takes at once, at most."""
 
     @property
     def contract(self) -> Callable[..., Contract]:
@@ -130,15 +119,13 @@ class Model(Protocol):
 class Pretrainable(Model, Protocol):
     """What a model file offers besides when it knows the option pretrained."""
 
-    FINE_TUNING: dict[str, Any]
-    """What its recipes become."""
+    FINE_TUNING: dict[str, Any]  # what its recipes become
 
     def pretrained(self, contract: Contract) -> nn.Module:
         """The network with published weights in all layers but the last. Raises ValueError."""
 
 
 def zoo() -> list[str]:
-    """The names of all models."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
@@ -151,5 +138,4 @@ def model_module(name: str) -> Model:
     """The file of a model. Raises ValueError for an unknown name."""
     if name not in zoo():
         raise ValueError(f"There is no model {name!r}. Choose one of: {', '.join(zoo())}.")
-    module: Any = importlib.import_module(f"{__name__}.{name}")
-    return cast(Model, module)
+    return cast(Model, importlib.import_module(f"{__name__}.{name}"))

@@ -1,12 +1,9 @@
-"""Handwritten digits: the network, its data, its contract and its recipe.
-
-The network is LeNet's scheme in today's form: two convolutions with ReLU and pooling, a hidden layer, ten logits.
-"""
+"""Handwritten digits: a network after LeNet's scheme, its data, its contract and its recipes."""
 
 import math
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,9 +18,6 @@ from inference.inputs.image.decode import from_image
 from inference.outputs.classes import ClassesOutput
 from models import Data, Recipe, Split
 
-if TYPE_CHECKING:
-    from torchvision.datasets import MNIST
-
 INPUT = ImageInput(height=28, width=28, channels=1)
 LABELS = tuple("0123456789")
 SAMPLE_NAMES: tuple[str, ...] = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -37,10 +31,7 @@ RECIPES = {
 
 
 class Digits(nn.Module):
-    """uint8 images [B, 28, 28, 1] → logits [B, 10]. `.double()` makes it a float64 oracle.
-
-    Mean and std come from the contract alone, so they are no part of the weights.
-    """
+    """uint8 images [B, 28, 28, 1] → logits [B, 10]. Mean and std are the contract's, and no part of the weights."""
 
     mean: Tensor
     std: Tensor
@@ -90,42 +81,32 @@ def augment(images: Tensor) -> Tensor:
 
 def data(source: str, directory: Path) -> Data:
     """`bundled`: the 1,797 scans that come with scikit-learn. `mnist`: MNIST under `directory`. Raises ValueError."""
+    if source not in RECIPES:
+        raise ValueError(f"There is no data source {source!r} for digits. Choose one of: {', '.join(RECIPES)}.")
     if source == "bundled":
-        return _bundled()
-    if source == "mnist":
-        return _mnist(directory)
-    raise ValueError(f"There is no data source {source!r} for digits. Choose one of: {', '.join(RECIPES)}.")
+        from sklearn.datasets import load_digits  # not at the top: a serving machine has no scikit-learn
+
+        scans, labels = load_digits(return_X_y=True)  # [1797, 64], 0 to 16
+        pixels = (scans.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
+        rest, held_out = _stratified(_split(pixels, labels), 1 / 5)
+    else:
+        rest, held_out = (_mnist(directory, train) for train in (True, False))  # MNIST's own test set is held out
+    train, validation = _stratified(rest, 1 / 8 if source == "bundled" else 1 / 12)
+    return Data(source, train, validation, held_out)
 
 
-def _bundled() -> Data:
-    """A fifth is held out; of the rest an eighth is for validation."""
-    from sklearn.datasets import load_digits  # not at the top: a serving machine has no scikit-learn
-
-    scans, labels = load_digits(return_X_y=True)  # [1797, 64], 0 to 16
-    pixels = (scans.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
-    rest, held_out = _stratified(_split(pixels, labels), 1 / 5)
-    train, validation = _stratified(rest, 1 / 8)
-    return Data("bundled", train, validation, held_out)
-
-
-def _mnist(directory: Path) -> Data:
-    """MNIST's own test set is held out; of its training set a twelfth is for validation."""
-    train_set, test_set = _mnist_set(directory, train=True), _mnist_set(directory, train=False)
-    train, validation = _stratified(_split(train_set.data.numpy(), train_set.targets.numpy()), 1 / 12)
-    return Data("mnist", train, validation, _split(test_set.data.numpy(), test_set.targets.numpy()))
-
-
-def _mnist_set(directory: Path, train: bool) -> "MNIST":
+def _mnist(directory: Path, train: bool) -> Split:
     """One half of MNIST from its IDX files in `directory`/MNIST/raw, downloaded when they are missing."""
     from torchvision.datasets import MNIST  # not at the top: a serving machine has no torchvision
 
     try:
-        return MNIST(directory, train=train, download=True)
+        half = MNIST(directory, train=train, download=True)
     except (AssertionError, RuntimeError, ValueError, HTTPException):
         raise ValueError(
             f"MNIST in {directory / 'MNIST' / 'raw'} is missing or damaged, and could not be downloaded. Delete that "
             "folder and connect to the internet, or put the four IDX files there, or train with --data bundled."
         ) from None
+    return _split(half.data.numpy(), half.targets.numpy())
 
 
 def _split(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Split:

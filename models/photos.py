@@ -1,7 +1,4 @@
-"""Photographs: any classifier of torchvision's, the data, the contract and the recipes.
-
-The networks are trained on crops of decoded pictures, and answer the centre of a whole one.
-"""
+"""Photographs: any classifier of torchvision's, trained on crops, answers the centre of a whole picture."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -44,10 +41,7 @@ FINE_TUNING: dict[str, Any] = {"epochs": 12, "learning_rate": 0.0002, "frozen_ep
 
 
 class Photos(nn.Module):
-    """uint8 images [B, 224, 224, 3] → logits [B, labels]. `.double()` makes it a float64 oracle.
-
-    Mean and std come from the contract alone, so they are no part of the weights.
-    """
+    """uint8 images [B, 224, 224, 3] → logits [B, labels]. Mean and std are the contract's, no part of the weights."""
 
     mean: Tensor
     std: Tensor
@@ -82,10 +76,7 @@ def network(contract: Contract) -> nn.Module:
 
 
 def pretrained(contract: Contract) -> nn.Module:
-    """The network with torchvision's weights for ImageNet in all layers but the last.
-
-    Raises ValueError when they can't be had, or do not fit the network as it is here.
-    """
+    """With torchvision's weights for ImageNet in all layers but the last. Raises ValueError where none fit."""
     from torchvision import models
 
     made = network(contract)
@@ -122,28 +113,24 @@ def check_filled(arch: str, own: dict[str, Tensor], given: dict[str, Tensor]) ->
 
 def contract(train: Split, arch: str = "resnet50", pretrained: bool = False) -> Contract:
     """Mean and std are those of the training split, or with pretrained weights ImageNet's."""
-    mean, std = IMAGENET if pretrained else _mean_and_std(train)
+    mean, std = IMAGENET
+    if not pretrained:
+        values = torch.arange(256, dtype=torch.float64) / 255
+        counts = torch.zeros(3, 256, dtype=torch.float64)
+        for image in torch.from_numpy(train.images):
+            counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in image.unbind(2)])
+        shares = counts / counts.sum(dim=1, keepdim=True)
+        means = shares @ values
+        stds = (shares @ values**2 - means**2).sqrt()
+        mean, std = (tuple(round(one, 4) for one in channels.tolist()) for channels in (means, stds))
     spec = ImageInput(**{**INPUT.model_dump(), "mean": mean, "std": std})
     return Contract(model="photos", arch=arch, inputs=(spec,), outputs=(ClassesOutput(labels=train.names),))
-
-
-def _mean_and_std(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of each channel, 0 to 1."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.zeros(3, 256, dtype=torch.float64)
-    for image in torch.from_numpy(train.images):
-        counts += torch.stack([torch.bincount(image[..., channel].flatten(), minlength=256) for channel in range(3)])
-    shares = counts / counts.sum(dim=1, keepdim=True)
-    mean = shares @ values
-    std = (shares @ values**2 - mean**2).sqrt()
-    return tuple(round(m, 4) for m in mean.tolist()), tuple(round(s, 4) for s in std.tolist())
 
 
 def augment(images: Tensor, side: int = 224) -> Tensor:
     """A random part of each image of uint8 [B, h, w, 3], scaled to [side, side], antialiased, half of them mirrored.
 
-    As torchvision's RandomResizedCrop and RandomHorizontalFlip. Scaling an image is two small matrix products, along
-    its height and along its width, so the whole batch is done at once.
+    As torchvision's RandomResizedCrop and RandomHorizontalFlip, by two small matrix products for the whole batch.
     """
     draws = torch.rand(5, len(images))
     (least, most), log_aspect = AREA, torch.tensor(ASPECT).log()
@@ -160,10 +147,7 @@ def augment(images: Tensor, side: int = 224) -> Tensor:
 
 
 def resampling(size: int, side: int, start: Tensor, share: Tensor) -> Tensor:
-    """Bilinear, antialiased weights [B, side, size] that scale the part of `size` pixels from `start` on to `side`.
-
-    `start` and `share` [B] are shares of `size`.
-    """
+    """Bilinear, antialiased weights [B, side, size]: `share` [B] of `size` pixels, from the share `start` [B] on."""
     scale = (share * size / side)[:, None]  # [B, 1], pixels of the source for one of the target
     centre = start[:, None] * size + (torch.arange(side) + 0.5) * scale  # [B, side]
     distance = (torch.arange(size) + 0.5 - centre[..., None]).abs() / scale.clamp(min=1)[..., None]
@@ -172,15 +156,8 @@ def resampling(size: int, side: int, start: Tensor, share: Tensor) -> Tensor:
 
 
 def data(source: str, directory: Path) -> Data:
-    """`synthetic`: drawn under `directory`. `stanford-dogs`: downloaded to it. Else a folder of photos.
-
-    Pixels are decoded once, into `directory`. Raises ValueError.
-    """
-    from models.data import (
-        dogs,
-        photo_files,
-        synthetic,  # not at the top: archives carry none of them
-    )
+    """`synthetic`, `stanford-dogs` or a folder of photos, decoded once, into `directory`. Raises ValueError."""
+    from models.data import dogs, photo_files, synthetic  # not at the top: archives carry none of them
 
     if source == "synthetic":
         labels, splits = photo_files.folder_splits(synthetic.write(directory / "photos" / "synthetic"))

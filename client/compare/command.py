@@ -27,9 +27,9 @@ from inference import parity
 from inference.goldens import Goldens
 from inference.store.archive import run_inprocess
 from inference.store.manifest import Archive, Manifest, check
-from inference.tools.environment import environment
 from inference.tools.files import publish
 from inference.tools.limits import threads_per_worker
+from inference.tools.versions import environment
 
 ROUNDS = 3
 REQUESTS = 300

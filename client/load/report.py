@@ -10,8 +10,8 @@ from rich.table import Table
 from client.load.plan import LoadOptions
 from client.load.result import PERCENTILES, Result
 from client.load.target import Target
-from inference.tools.environment import environment
 from inference.tools.files import publish
+from inference.tools.versions import environment
 
 COLUMNS = ("offered/s", "achieved/s", "errors", *(f"p{p:g}" for p in PERCENTILES), "max", "checked", "late p99")
 WIDTHS = (10, 11, 7, 13, 13, 13, 13, 13)

@@ -1,10 +1,5 @@
-"""Input kinds: how the bytes of a request become rows of the array that a graph takes.
+"""Input kinds, a module each: how the bytes of a request become rows of the array that a graph takes."""
 
-A module beside this one is a kind.
-"""
-
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.base import BadInput, Frozen
+from inference.base import BadInput, Frozen, kinds
 from inference.tools.npy import NPY, decode_npy, encode_npy
 
 Rows = NDArray[Any]  # [N, *shape] of an input's dtype
@@ -59,10 +54,7 @@ class Input(Frozen, ABC):
 
     @abstractmethod
     def requests(self, rows: Rows) -> Iterator[tuple[str, bytes]]:
-        """Rows → the forms in which clients send them, a name and a body for each, to make goldens of.
-
-        Raises ValueError for too few rows.
-        """
+        """Rows → goldens' names and bodies, in the forms that clients send. Raises ValueError for too few rows."""
 
     @abstractmethod
     def probes(self, rows: Sequence[Rows], rng: np.random.Generator, count: int) -> dict[str, Rows]:
@@ -82,10 +74,6 @@ class Input(Frozen, ABC):
         """Raises ValueError for one that there isn't, or that can't decode such inputs."""
         if reason := self.unsuited(name, device):
             raise ValueError(reason)
-        return self.decode_each
-
-    def decode_each(self, bodies: Sequence[Body]) -> list[Decoded | BadInput]:
-        """One by one on the CPU."""
 
         def one(body: bytes, content_type: str) -> Decoded | BadInput:
             try:
@@ -93,7 +81,7 @@ class Input(Frozen, ABC):
             except BadInput as error:
                 return error
 
-        return [one(*body) for body in bodies]
+        return lambda bodies: [one(*body) for body in bodies]
 
     @abstractmethod
     def allowed_steps(self, requests: Sequence[bytes], rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -101,10 +89,7 @@ class Input(Frozen, ABC):
 
     @classmethod
     def take(cls, source: Any) -> tuple[Body, int] | None:  # noqa: ARG003
-        """What a caller holds, such as a picture → one request, and how many inputs that is. Raises BadInput.
-
-        None for what is not of this kind.
-        """
+        """What a caller holds, such as a picture → a request and its number of inputs, or None. Raises BadInput."""
         return None
 
     def encode(self, rows: Rows) -> Body:
@@ -116,22 +101,6 @@ class Input(Frozen, ABC):
         return decode_npy(body, self.dtype, self.shape)
 
 
-def kinds() -> dict[str, type[Input]]:
-    """All kinds, by name."""
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    return {name: importlib.import_module(f"{__name__}.{name}").KIND for name in names}
-
-
-def input_of(value: Any) -> Any:
-    """Plain values → the input of their kind. Raises ValueError for a kind that there isn't."""
-    if not isinstance(value, Mapping):
-        return value
-    name, known = value.get("kind"), kinds()
-    if name not in known:
-        raise ValueError(f"There is no kind of input {name!r}. Choose one of: {', '.join(known)}.")
-    return known[name].model_validate(value)
-
-
 def take(source: Any) -> tuple[Body, int] | None:
     """As the first kind that takes it; None where none does. Raises BadInput."""
-    return next((taken for kind in kinds().values() if (taken := kind.take(source)) is not None), None)
+    return next((taken for kind in kinds("input").values() if (taken := kind.take(source)) is not None), None)

@@ -1,21 +1,17 @@
-"""Output kinds: how a graph's rows become an answer, and what makes two answers the same decision.
+"""Output kinds, a module each: how a graph's rows become an answer, and what makes two answers the same decision."""
 
-A module beside this one is a kind.
-"""
-
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, ClassVar, Protocol
+from functools import cache, reduce
+from operator import or_
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, create_model
 
-from inference.base import Frozen
+from inference.base import Frozen, kinds
 
 Outputs = NDArray[np.float32]  # [N, *shape]
 Headers = Mapping[str, str]  # of a request, their names in lower case
@@ -31,16 +27,6 @@ class Flip:
     margin: float
 
 
-class Prediction(Protocol):
-    """An answer in JSON as a client reads it: a frozen dataclass. `served` is what the response attested (`ATTESTED`).
-
-    `str()` of it is a line for people.
-    """
-
-    @property
-    def served(self) -> dict[str, str]: ...
-
-
 class Output(Frozen, ABC):
     """One named output of a contract. Its kind, a class of a module beside this one, adds fields and says how."""
 
@@ -48,7 +34,9 @@ class Output(Frozen, ABC):
     kind: str
 
     element: ClassVar[str] = "value"  # one of a row's, for sentences
-    prediction: ClassVar[Any]  # what its JSON is parsed as: a `Prediction`
+    # What a client reads an answer's JSON as: a frozen dataclass, whose field `served` is what the response attested
+    # (`ATTESTED`), and whose `str()` is a line for people.
+    prediction: ClassVar[Any]
     columns: ClassVar[tuple[str, ...]]  # the fields of it that a table shows
 
     @property
@@ -80,10 +68,7 @@ class Output(Frozen, ABC):
 
     @abstractmethod
     def disagreement(self, answer: Any, output: Outputs, slack: NDArray[np.float64], headers: Headers) -> str:
-        """What is wrong with a `prediction` made from an output [*shape] that may be off by `slack` [*shape].
-
-        "" where nothing is.
-        """
+        """What is wrong with a `prediction` made from an output [*shape] that may be off by `slack` [*shape], or ""."""
 
     @abstractmethod
     def flips(self, names: Sequence[str], eager: Outputs, answered: Outputs) -> Iterator[Flip]:
@@ -94,22 +79,6 @@ class Output(Frozen, ABC):
         """The share of outputs [N, *shape], 0 to 1, that are right for their target [N]."""
 
 
-def kinds() -> dict[str, type[Output]]:
-    """All kinds, by name."""
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    return {name: importlib.import_module(f"{__name__}.{name}").KIND for name in names}
-
-
-def output_of(value: Any) -> Any:
-    """Plain values → the output of their kind. Raises ValueError for a kind that there isn't."""
-    if not isinstance(value, Mapping):
-        return value
-    name, known = value.get("kind"), kinds()
-    if name not in known:
-        raise ValueError(f"There is no kind of output {name!r}. Choose one of: {', '.join(known)}.")
-    return known[name].model_validate(value)
-
-
 def parse_predictions(body: bytes, is_batch: bool) -> list[Any]:
     """The JSON of an answer, of whichever kind, with nothing coerced. Raises pydantic's ValidationError."""
     one, several = _adapters()
@@ -118,12 +87,10 @@ def parse_predictions(body: bytes, is_batch: bool) -> list[Any]:
 
 @cache
 def _adapters() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
-    union: Any = None
-    for kind in kinds().values():
-        union = kind.prediction if union is None else union | kind.prediction
+    union: Any = reduce(or_, (kind.prediction for kind in kinds("output").values()))
     return TypeAdapter(union), TypeAdapter(create_model("Predictions", predictions=(list[union], ...)))
 
 
 def columns() -> tuple[str, ...]:
     """Those of all kinds' tables."""
-    return tuple(dict.fromkeys(column for kind in kinds().values() for column in kind.columns))
+    return tuple(dict.fromkeys(column for kind in kinds("output").values() for column in kind.columns))

@@ -151,9 +151,8 @@ def score_bound(slack: NDArray[np.float64]) -> float:
 def _could_be_ranked(order: list[int], logits: Outputs, slack: NDArray[np.float64]) -> bool:
     """Whether no label comes before one that is ahead of it by more than the slack of both."""
     low, high = logits - slack, logits + slack  # each [C]
-    behind = set(range(len(logits)))
     for place in order:
-        behind.remove(place)
-        if any(low[other] > high[place] for other in behind):
+        low[place] = -np.inf  # it is behind no later one
+        if (low > high[place]).any():
             return False
     return True

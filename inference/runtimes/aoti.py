@@ -8,48 +8,36 @@ from typing import Any
 
 import torch
 
-from inference.contract import Contract
-from inference.runtime import CONTRACT, FLOAT32, WEIGHTS, CannotRun, Loaded, Network, Source, device_kind
-from inference.torch_graph import forbid_tf32, prepare, runner
+from inference.runtime import FLOAT32, CannotRun, Loaded, Network, Source, device_kind
+from inference.torch_graph import forbid_tf32, loaded, prepare
 
 ARTIFACT = "model.pt2"
 PRECISION = FLOAT32
 
 
 def missing(device: str) -> str | None:
-    return _missing_compiler() or (_missing_toolkit() if device == "cuda" else None)
-
-
-def _missing_toolkit() -> str | None:
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    if CUDA_HOME:
-        return None
-    return "AOTInductor compiles with CUDA's headers, and there is no CUDA toolkit here. Set CUDA_HOME to one."
-
-
-def _missing_compiler() -> str | None:
     compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler):
-        return None
-    reason = f"AOTInductor compiles C++, and there is no {compiler} here."
-    if compiler != "g++":
-        return f"{reason} Set CXX to a C++ compiler that is there, or unset it for g++."
-    return f"{reason} Install a C++ compiler (Debian: apt-get install g++)."
+    if not shutil.which(compiler):
+        reason = f"AOTInductor compiles C++, and there is no {compiler} here."
+        if compiler != "g++":
+            return f"{reason} Set CXX to a C++ compiler that is there, or unset it for g++."
+        return f"{reason} Install a C++ compiler (Debian: apt-get install g++)."
+    if device == "cuda":
+        from torch.utils.cpp_extension import CUDA_HOME
+
+        if not CUDA_HOME:
+            return "AOTInductor compiles with CUDA's headers, and there is no CUDA toolkit here. Set CUDA_HOME to one."
+    return None
 
 
 def export(source: Source, path: Path, device: str) -> None:
-    compile_network(source.network, source, path, device)
-
-
-def compile_network(network: torch.nn.Module, source: Source, path: Path, device: str) -> None:
     """The machine code is for the kind of processor or GPU that it is compiled on, with TF32 or without.
 
     Frozen weights are laid out anew for the CPU's convolutions (ResNet-18: a seventh faster), and on a GPU cast to
     bfloat16 once, with batch normalisation folded into them (ResNet-50: half as fast again).
     """
     forbid_tf32(device)
-    network = copy.deepcopy(network).to(device)
+    network = copy.deepcopy(source.network).to(device)
     batch = torch.export.Dim("batch", min=1, max=source.contract.max_batch)
     options = {"aot_inductor.metadata": source.metadata, "freezing": True}
     with torch.no_grad():  # else nothing is frozen
@@ -57,13 +45,13 @@ def compile_network(network: torch.nn.Module, source: Source, path: Path, device
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
 
 
-def _package(path: Path, device: str) -> Any:
-    """What `torch._inductor.aoti_load_package` loads it with. Raises CannotRun for one that is for another device.
+def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
+    """By what `torch._inductor.aoti_load_package` loads it with. Raises CannotRun for one that is for another device.
 
-    But that one imports the compiler, for a second, and compiles ten small programs to find out what the processor can
-    do, for a line in a log: on a machine's first start that takes 10 s on two cores, and took 49 s on another
-    machine's sixteen.
+    That function imports the compiler, for a second, and compiles ten small programs to find out what the processor can
+    do, for a line in a log: on a machine's first start 10 s on two cores, and 49 s on another machine's sixteen.
     """
+    tf32 = prepare(device, threads)
     loader = torch._C._aoti.AOTIModelPackageLoader
     compiled_for = loader.load_metadata_from_package(str(path), "model")["AOTI_DEVICE_KEY"]  # type: ignore[attr-defined]
     if compiled_for != device_kind(device):
@@ -71,26 +59,11 @@ def _package(path: Path, device: str) -> Any:
             f"{path.name} was compiled for {compiled_for} and can't run on {device}. Export it for that device."
         )
     alone = device != "cpu"  # without the locks that a CUDA graph can't record
-    return loader(str(path), "model", alone, 1, -1)
-
-
-def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
-    """Raises CannotRun."""
-    tf32 = prepare(device, threads)
-    package = _package(path, device)
-    metadata = package.get_metadata()
-    contract = Contract.from_json(metadata[CONTRACT])
+    package: Any = loader(str(path), "model", alone, 1, -1)
 
     def graph(inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor
         [outputs] = package.run([inputs])
         return outputs
 
-    return Loaded(
-        run=runner(graph, contract, device),
-        contract=contract,
-        weights=metadata[WEIGHTS],
-        provider="AOTInductor",
-        device=device,
-        tf32=tf32,
-    )
+    return loaded(graph, package.get_metadata(), "AOTInductor", device, tf32)

@@ -9,12 +9,11 @@ from inference.torch_graph import Bfloat16
 
 ARTIFACT = "model-bf16.pt2"
 PRECISION = "bfloat16"
-
 missing = aoti.missing
 
 
 def export(source: Source, path: Path, device: str) -> None:
-    aoti.compile_network(Bfloat16(source.network, device), source, path, device)
+    aoti.export(replace(source, network=Bfloat16(source.network, device)), path, device)
 
 
 def load(path: Path, device: str, threads: int, network: Network) -> Loaded:

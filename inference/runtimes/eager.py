@@ -24,11 +24,4 @@ def export(source: Source, path: Path, _: str) -> None:
 def load(path: Path, device: str, threads: int, network: Network) -> Loaded:
     tf32 = prepare(device, threads)
     trained, contract = weights.read(path, network)
-    return Loaded(
-        run=runner(trained.to(device), contract, device),
-        contract=contract,
-        weights=sha256(path),
-        provider="torch",
-        device=device,
-        tf32=tf32,
-    )
+    return Loaded(runner(trained.to(device), contract, device), contract, sha256(path), "torch", device, tf32=tf32)

@@ -52,30 +52,25 @@ def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
         prepare(device, threads)
     session = open_session(path, device, threads)
     metadata = session.get_modelmeta().custom_metadata_map
-    contract = Contract.from_json(metadata[CONTRACT])
-    return Loaded(
-        run=runner(session, contract) if device == "cpu" else bound(session, contract, device),
-        contract=contract,
-        weights=metadata[WEIGHTS],
-        provider=session.get_providers()[0],
-        device=device,
-    )
+    contract = Contract.model_validate_json(metadata[CONTRACT])
+    run = runner(session, contract) if device == "cpu" else bound(session, contract, device)
+    return Loaded(run, contract, metadata[WEIGHTS], session.get_providers()[0], device)
 
 
 def runner(session: "onnxruntime.InferenceSession", contract: Contract) -> Callable[[Batch], Outputs]:
     """A session → a callable that raises OutOfMemory."""
-    input_name, output_name = contract.input.name, contract.output.name
+    given, gives = contract.input.name, contract.output.name
 
     def run(batch: Batch) -> Outputs:
         with onnx_out_of_memory():
-            outputs: Outputs = session.run([output_name], {input_name: batch})[0]
+            outputs: Outputs = session.run([gives], {given: batch})[0]
         return outputs
 
     return run
 
 
 def bound(session: "onnxruntime.InferenceSession", contract: Contract, device: str) -> Callable[[Batch], Outputs]:
-    """A session → a callable that raises OutOfMemory, and whose batches go to the GPU once and stay there."""
+    """As `runner`, for a GPU: batches go to it once, and stay there."""
     import torch
 
     from inference.torch_graph import Buffers
@@ -115,7 +110,7 @@ def onnx_out_of_memory() -> Iterator[None]:
 def open_session(path: Path, device: str, threads: int) -> "onnxruntime.InferenceSession":
     """A session that runs every node on `device`, or CannotRun; ValueError where ONNX Runtime finds no such device.
 
-    ONNX Runtime by itself falls back to the CPU, for the session or for single nodes, and computes with TF32 on CUDA.
+    By itself it falls back to the CPU, for the session or for single nodes, and computes with TF32 on CUDA.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # ONNX Runtime reads it when it is imported
     import onnxruntime
@@ -129,17 +124,18 @@ def open_session(path: Path, device: str, threads: int) -> "onnxruntime.Inferenc
     onnxruntime.preload_dlls()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers = [("CUDAExecutionProvider", {"device_id": index or "0", "use_tf32": "0"})]
+
+    def opened(options: "onnxruntime.SessionOptions | None") -> "onnxruntime.InferenceSession":
+        with onnx_out_of_memory():
+            return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=False)
+
     try:
-        with onnx_out_of_memory():
-            session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=False)
-            chosen = session.get_providers()[0]
+        session = opened(options)
     except Fail as error:
-        # The same words tell of a node that has no kernel there, and of no device: which is it?
-        with onnx_out_of_memory():
-            session = onnxruntime.InferenceSession(path, providers=providers, enable_fallback=False)
-            chosen = session.get_providers()[0]
-        if chosen == "CUDAExecutionProvider":
+        # The same error tells of a node that has no kernel there, and of no device: which is it?
+        session = opened(None)
+        if session.get_providers()[0] == "CUDAExecutionProvider":
             raise CannotRun(f"ONNX Runtime can't run {path.name} on {device}: {error}") from None
-    if chosen != "CUDAExecutionProvider":
+    if (chosen := session.get_providers()[0]) != "CUDAExecutionProvider":
         raise ValueError(f"ONNX Runtime was asked for {device} and could only choose {chosen}.")
     return session

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # not in its __all__
 
-from inference.contract import Contract
 from inference.runtime import CONTRACT, FLOAT32, WEIGHTS, CannotRun, Loaded, Network, Source
-from inference.torch_graph import prepare, runner
+from inference.torch_graph import loaded, prepare
 
 ARTIFACT = "model.pt"
 PRECISION = FLOAT32
@@ -24,17 +23,12 @@ def missing(_: str) -> str | None:
 
 
 def export(source: Source, path: Path, device: str) -> None:
-    trace(source.network, source, path, device)
-
-
-def trace(network: torch.nn.Module, source: Source, path: Path, device: str) -> None:
-    """Traced on the CPU, or where the network lies. Loading moves it.
+    """Traced where the network lies. Loading moves it.
 
     The tracer bakes into each convolution whether it may use TF32 on CUDA; torch's default is yes.
-
     The CPU's convolutions are faster with weights in the order that images have, channels last (ResNet-18: a tenth).
     """
-    network = copy.deepcopy(network)
+    network = copy.deepcopy(source.network)
     if device == "cpu":
         network = network.to(memory_format=torch.channels_last)
     place = next((weight.device for weight in network.parameters()), torch.device("cpu"))
@@ -52,18 +46,10 @@ def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
     metadata: dict[str, Any] = {CONTRACT: b"", WEIGHTS: b""}
     with deprecated():
         graph = torch.jit.load(path, map_location=device, _extra_files=metadata)  # type: ignore[no-untyped-call]
-    code = graph.inlined_graph
+    code = graph.inlined_graph  # its nodes live as long as it does
     if any(list(node.inputs())[-1].toIValue() for node in code.findAllNodes("aten::_convolution")):
         raise CannotRun(f"The convolutions of {path.name} were traced with TF32 allowed. Export it again.")
-    contract = Contract.from_json(metadata[CONTRACT])
-    return Loaded(
-        run=runner(graph, contract, device),
-        contract=contract,
-        weights=metadata[WEIGHTS].decode(),
-        provider="torch.jit",
-        device=device,
-        tf32=tf32,
-    )
+    return loaded(graph, {name: text.decode() for name, text in metadata.items()}, "torch.jit", device, tf32)
 
 
 @contextmanager

@@ -9,13 +9,12 @@ from inference.torch_graph import Bfloat16
 
 ARTIFACT = "model-bf16.pt"
 PRECISION = "bfloat16"
-
 missing = torchscript.missing
 
 
 def export(source: Source, path: Path, device: str) -> None:
     """Traced on the kind of device that it is for: what lies elsewhere is not cast."""
-    torchscript.trace(Bfloat16(source.network, device).to(device), source, path, device)
+    torchscript.export(replace(source, network=Bfloat16(source.network, device).to(device)), path, device)
 
 
 def load(path: Path, device: str, threads: int, network: Network) -> Loaded:

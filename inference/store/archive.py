@@ -52,20 +52,14 @@ def read_goldens(archive: Path) -> Goldens:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """This process's environment for an archive's code: its threads fixed, this repository out of reach.
-
-    Settings of glibc's that are there already stay.
-    """
+    """For an archive's code: threads fixed, this repository out of reach, glibc's settings kept where they are set."""
     places = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     kept = os.pathsep.join(place for place in places if not Path(place, SELF_CHECK).exists())
     return {**KEPT_MEMORY, **os.environ, "PYTHONPATH": kept, "OMP_NUM_THREADS": str(threads)}
 
 
 def run_inprocess(command: str, archive: Path, threads: int) -> dict[str, NDArray[Any]]:
-    """Runs `inference.selfcheck` of an archive in a process of its own.
-
-    Raises RuntimeError, with the process's last line when it fails.
-    """
+    """Runs `inference.selfcheck` of an archive in a process of its own. Raises RuntimeError, with its last line."""
     with unpacked(archive) as directory:
         if not (directory / SELF_CHECK).exists():
             raise RuntimeError(f"{archive.name} was exported by another version of this project. Export it again.")

@@ -1,8 +1,6 @@
 """`model_store/manifest.json`: what every archive is, to the byte. The server starts from nothing else."""
 
 import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +23,7 @@ class Archive(Frozen):
     """One `.mar`. `weights` and `contract` are SHA-256 digests, `files` what it holds, `versions` what made it.
 
     `provider`, `precision` and `tf32` are those that the artifact was verified with. `accuracy` and `eager_accuracy`
-    are the shares of held-out inputs decided right, by it and by eager; None where the precision is eager's own. A
-    worker takes `batch_size` requests at once, at most, and `decoder` decodes them.
+    are the shares of held-out inputs decided right, by it and by eager; None where the precision is eager's own.
     """
 
     file: str
@@ -87,14 +84,11 @@ class Manifest(Frozen):
 
     def choose(self, names: list[str]) -> dict[str, Archive]:
         """The archives named, or all of them. Raises ValueError for a name that there isn't."""
-        for name in names:
-            if name in self.earlier and name not in self.archives:
-                model = self.earlier[name][0].model
-                raise ValueError(
-                    f"{name} is in the store only with older weights. Export it again: python -m export {model}"
-                )
-            if name not in self.archives:
-                raise ValueError(f"There is no model {name!r} in the store. It has: {', '.join(self.archives)}.")
+        for name in (one for one in names if one not in self.archives):
+            if name in self.earlier:
+                again = f"python -m export {self.earlier[name][0].model}"
+                raise ValueError(f"{name} is in the store only with older weights. Export it again: {again}")
+            raise ValueError(f"There is no model {name!r} in the store. It has: {', '.join(self.archives)}.")
         return {name: self.archives[name] for name in names or self.archives}
 
     def versions(self, name: str) -> list[Archive]:
@@ -134,10 +128,18 @@ def add(store: Path, name: str, archive: Archive) -> dict[str, Archive]:
     or another contract. They are kept as earlier ones, as the file of every version is. Of two exports of one name and
     version at once, the file of one may stay beside the entry of the other: `check` refuses that.
     """
-    with _alone(store):
-        known = _known(store)
+    made_from = archive.weights, archive.contract
+    with (store / LOCK).open("a") as lock:  # to write, since NFS locks nothing else
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several exports may run at once
+        path = store / NAME
+        try:
+            known = Manifest.read(store) if path.exists() else Manifest(archives={})
+        except FirstEdition:
+            path.rename(store / FIRST_NAME)
+            known = Manifest(archives={})
         others = {other: entry for other, entry in known.archives.items() if other != name}
-        stale = {other: entry for other, entry in others.items() if _outdated(entry, archive)}
+        of_model = {other: entry for other, entry in others.items() if entry.model == archive.model}
+        stale = {other: entry for other, entry in of_model.items() if (entry.weights, entry.contract) != made_from}
         newest = {other: entry for other, entry in others.items() if other not in stale} | {name: archive}
         earlier = {
             other: tuple(entry for entry in known.versions(other) if (other, entry.version) != (name, archive.version))
@@ -146,25 +148,3 @@ def add(store: Path, name: str, archive: Archive) -> dict[str, Archive]:
         kept = {other: entries for other, entries in (known.earlier | earlier).items() if entries}
         Manifest(archives=dict(sorted(newest.items())), earlier=dict(sorted(kept.items()))).write(store)
         return stale
-
-
-def _known(store: Path) -> Manifest:
-    """The store's manifest; an empty one where there is none, or the first edition's, which is kept aside."""
-    path = store / NAME
-    try:
-        return Manifest.read(store) if path.exists() else Manifest(archives={})
-    except FirstEdition:
-        path.rename(store / FIRST_NAME)
-        return Manifest(archives={})
-
-
-@contextmanager
-def _alone(store: Path) -> Iterator[None]:
-    """Several exports may run at once; each that wants to change the manifest waits here for the others."""
-    with (store / LOCK).open("a") as lock:  # to write, since NFS locks nothing else
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _outdated(entry: Archive, by: Archive) -> bool:
-    return entry.model == by.model and (entry.weights, entry.contract) != (by.weights, by.contract)

@@ -13,10 +13,10 @@ from inference.base import OutOfMemory
 
 
 def run(app: typer.Typer) -> None:
-    """Runs a command line app.
+    """Runs a command line app. Ctrl-C becomes exit code 130.
 
     ValueError (a mistake of the user's), OSError (a full disk, a folder that is read-only) and OutOfMemory (a full GPU)
-    become one sentence on stderr and exit code 2. Ctrl-C becomes exit code 130.
+    become one sentence on stderr and exit code 2.
     """
     try:
         with _ctrl_c():
@@ -24,7 +24,10 @@ def run(app: typer.Typer) -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (ValueError, OSError, OutOfMemory) as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        sentence = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            sentence = (f"{error.filename}: " if error.filename else "") + f"{error.strerror}."
+        print(f"error: {sentence}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -36,8 +39,7 @@ class CannotCheck(ValueError):
 def no_crash_is_a_difference(*foreseen: type[Exception]) -> Iterator[None]:
     """For commands whose exit code 1 says that something was compared and differs, which is Python's for a crash too.
 
-    Makes CannotCheck of what nobody foresaw. Left alone are the errors that `run` makes sentences of, a command's own
-    end and `foreseen`.
+    All errors become CannotCheck but those that `run` makes sentences of, a command's own end, and `foreseen`.
     """
     try:
         yield
@@ -75,10 +77,3 @@ def _ctrl_c() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}."
-    return str(error)

@@ -1,10 +1,14 @@
-"""What something was made with: the versions of packages, the processor, and the commit."""
+"""What something was made with, or measured on: the versions of packages, the machine, and the commit."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "onnxruntime-gpu", "torchserve", "numpy", "pillow")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -28,9 +32,19 @@ def git_commit() -> str | None:
     """The commit of this checkout, with `-dirty` behind it when files differ from it; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        answer = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
+        return subprocess.check_output(
+            command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """What a measurement was made on."""
+    return {
+        "cpu": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        **versions(PACKAGES),
+        "commit": git_commit(),
+    }

@@ -58,7 +58,7 @@ def changed(**fields: Any) -> Contract:
 
 @given(contracts())
 def test_json_gives_back_the_same_contract_and_the_same_bytes(contract: Contract) -> None:
-    again = Contract.from_json(contract.to_json())
+    again = Contract.model_validate_json(contract.to_json())
     assert again == contract
     assert again.to_json() == contract.to_json()
     assert again.digest == contract.digest
@@ -138,14 +138,14 @@ def test_what_makes_no_sense_is_refused_with_a_sentence(fields: dict[str, Any], 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model": "digits"}', DIGITS.to_json()[:-3]])
 def test_a_damaged_file_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
-        Contract.from_json(text)
+        Contract.model_validate_json(text)
 
 
 def test_nan_in_the_file_is_refused() -> None:
     whole = json.loads(DIGITS.to_json())
     whole["inputs"][0]["mean"] = [float("nan")]
     with pytest.raises(ValidationError, match="finite number"):
-        Contract.from_json(json.dumps(whole))
+        Contract.model_validate_json(json.dumps(whole))
 
 
 def test_a_contract_of_the_first_edition_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""Images: PNG, JPEG and WebP files, or npy arrays of uint8, become rows of uint8.
+"""Images: PNG, JPEG and WebP files, or npy arrays of uint8, become rows of uint8, in training, serving and verifying.
 
-The training data, the server and the verifier all decode here, so what is served is what was trained on. The one
-exception has to be asked for, and is attested: `nvjpeg.py`.
+The one exception has to be asked for, and is attested: `nvjpeg.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +23,6 @@ __all__ = ["KIND", "NVJPEG", "NVJPEG_OR_CPU", "ImageInput", "Pixels"]
 NVJPEG = "nvjpeg"  # a JPEG on which nvJPEG fails is refused
 NVJPEG_OR_CPU = "nvjpeg-or-cpu"  # it is decoded on the CPU, and its answer attests that
 
-FILE = "application/octet-stream"  # any image file
-
 
 class ImageInput(ImageSpec):
     elements: ClassVar[str] = "pixels"
@@ -36,10 +33,7 @@ class ImageInput(ImageSpec):
         return np.dtype(np.uint8)
 
     def decode(self, body: bytes, content_type: str = "") -> Pixels:
-        """The body of a request → uint8 [N, height, width, channels]: N = 1 for an image, the array's own N for npy.
-
-        A body is read as npy when `content_type` says so, and as an image otherwise. Raises BadInput.
-        """
+        """→ uint8 [N, height, width, channels]: npy when `content_type` says so, else one image. Raises BadInput."""
         if not body:
             raise BadInput("The body is empty. Send the bytes of a PNG, JPEG or WebP image.")
         if is_npy(content_type):
@@ -66,9 +60,9 @@ class ImageInput(ImageSpec):
 
             images = [index for index, (_, content_type) in enumerate(bodies) if not is_npy(content_type)]
             found = dict(zip(images, decode_jpegs([bodies[index][0] for index in images], self, device), strict=True))
-            again = BadInput if name == NVJPEG_OR_CPU else ()
+            retried = BadInput if name == NVJPEG_OR_CPU else ()
             return [
-                on_cpu([body])[0] if (one := found.get(index)) is None or isinstance(one, again) else one
+                on_cpu([body])[0] if (one := found.get(index)) is None or isinstance(one, retried) else one
                 for index, body in enumerate(bodies)
             ]
 
@@ -76,26 +70,24 @@ class ImageInput(ImageSpec):
 
     def allowed_steps(self, requests: Sequence[bytes], rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """Steps of 255. Pictures smaller than the input are scaled up, and what is wrong with their colours is too."""
-        edge = min(self.height, self.width)
-
-        def steps(body: bytes, row: Mapping[str, Any]) -> float:
-            if row.get("enlarged") and min(Image.open(BytesIO(body)).size) < edge:
-                return float(row["enlarged"])
-            return float(row.get("pixels", 0))
-
-        return [steps(*pair) for pair in zip(requests, rows, strict=True)]
+        return [
+            float(row["enlarged"])
+            if row.get("enlarged") and min(Image.open(BytesIO(body)).size) < min(self.height, self.width)
+            else float(row.get("pixels", 0))
+            for body, row in zip(requests, rows, strict=True)
+        ]
 
     def requests(self, rows: Pixels) -> Iterator[tuple[str, bytes]]:
         return forms.requests(rows, self)
 
     def probes(self, rows: Sequence[Pixels], rng: np.random.Generator, count: int) -> dict[str, Pixels]:
         """Pictures of `rows`, noise, black and white, and flat ones: black first of these, then white, then any."""
-        total, shape = sum(map(len, rows)), self.shape
-        chosen = rng.choice(total, count, replace=count > total)  # each at most once, as long as there are enough
+        places, shape = np.array([(part, row) for part, own in enumerate(rows) for row in range(len(own))]), self.shape
+        chosen = rng.choice(len(places), count, replace=count > len(places))  # each at most once, if there are enough
         flat = rng.integers(0, 256, (count, 1, 1, self.channels), np.uint8)
         flat[0], flat[1:2] = 0, 255
         return {
-            "pictures": np.stack([_row(rows, int(index)) for index in chosen]),
+            "pictures": np.stack([rows[part][row] for part, row in places[chosen]]),
             "noise": rng.integers(0, 256, (count, *shape), np.uint8),
             "black and white": rng.integers(0, 2, (count, *shape), np.uint8) * np.uint8(255),
             "flat": np.ascontiguousarray(np.broadcast_to(flat, (count, *shape))),
@@ -108,7 +100,16 @@ class ImageInput(ImageSpec):
     def take(cls, source: Any) -> tuple[Body, int] | None:
         """A PIL image becomes PNG, an array uint8 [H, W, C] or [N, H, W, C] npy."""
         if isinstance(source, Image.Image):
-            return (_png(source), FILE), 1
+            exif = Image.Exif()
+            if orientation := source.getexif().get(Exif.Orientation):
+                exif[Exif.Orientation] = orientation  # by which the server turns it
+            stream = BytesIO()
+            try:
+                source.save(stream, "PNG", exif=exif)
+            except OSError as error:
+                reason = f"The image cannot be sent as PNG ({error}). Send its file, or convert it to RGB."
+                raise BadInput(reason) from None
+            return (stream.getvalue(), "application/octet-stream"), 1  # any image file
         if not isinstance(source, np.ndarray):
             return None
         wanted = "Send uint8 of shape [H, W, C] or [N, H, W, C]"
@@ -121,26 +122,3 @@ class ImageInput(ImageSpec):
 
 
 KIND = ImageInput
-
-
-def _row(parts: Sequence[Pixels], index: int) -> Pixels:
-    """The one at `index` of all parts end to end, which together may be too large to copy."""
-    for rows in parts:
-        if index < len(rows):
-            row: Pixels = rows[index]
-            return row
-        index -= len(rows)
-    raise AssertionError("no such row")
-
-
-def _png(image: Image.Image) -> bytes:
-    """PNG of the same mode and pixels. EXIF's orientation goes along, so that the server turns what it would turn."""
-    exif = Image.Exif()
-    if orientation := image.getexif().get(Exif.Orientation):
-        exif[Exif.Orientation] = orientation
-    stream = BytesIO()
-    try:
-        image.save(stream, "PNG", exif=exif)
-    except OSError as error:
-        raise BadInput(f"The image cannot be sent as PNG ({error}). Send its file, or convert it to RGB.") from None
-    return stream.getvalue()

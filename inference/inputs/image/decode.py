@@ -15,7 +15,6 @@ from PIL.ImageFile import ImageFile
 from inference.base import BadInput
 from inference.inputs.image.spec import ImageSpec, Pixels
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 JPEG_START = b"\xff\xd8\xff"
 JPEG_MODES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # as Pillow names them: what simplejpeg calls them
 START_OF_SCAN = b"\xff\xda"
@@ -27,27 +26,27 @@ MOST_SCANNED = 1_000_000_000  # pixels of a JPEG times its scans, of which a pro
 
 # EXIF's orientation → the axes to turn around, and whether rows become columns then: what makes an image upright.
 UPRIGHT: dict[int, tuple[tuple[int, ...], bool]] = {
-    2: ((1,), False),
-    3: ((0, 1), False),
-    4: ((0,), False),
-    5: ((), True),
-    6: ((0,), True),
-    7: ((0, 1), True),
-    8: ((1,), True),
-}
+    2: ((1,), False), 3: ((0, 1), False), 4: ((0,), False),
+    5: ((), True), 6: ((0,), True), 7: ((0, 1), True), 8: ((1,), True),
+}  # fmt: skip
 
 
 def read_image(body: bytes, spec: ImageSpec) -> Pixels:
-    """An image → uint8 [h, w, spec.channels], upright, its size checked before its pixels are decoded.
-
-    Raises BadInput.
-    """
+    """An image → uint8 [h, w, spec.channels], upright. Raises BadInput."""
     with explained(body, spec):
         image = open_image(body, spec)
-        if is_jpeg(image) and not _has_one_scan(image, body):
-            check_scans(image, body)
-        pixels = _decode_jpeg(image, body) if is_jpeg(image) else _load(image)
-        return _turn(_with_channels(pixels, spec.channels), orientation(image))
+        pixels: Image.Image | Pixels = image
+        if is_jpeg(image):
+            if not _has_one_scan(image, body):
+                check_scans(image, body)
+            pixels = _decode_jpeg(image, body)
+        else:
+            image.load()
+            if image.mode == "P" and image.palette is None:
+                raise ValueError("it has no palette")
+        axes, swapped = UPRIGHT.get(orientation(image), ((), False))
+        turned = np.flip(_with_channels(pixels, spec.channels), axes)
+        return turned.swapaxes(0, 1) if swapped else turned
 
 
 @contextmanager
@@ -71,8 +70,15 @@ def explained(body: bytes, spec: ImageSpec) -> Iterator[None]:
 
 def open_image(body: bytes, spec: ImageSpec) -> ImageFile:
     """Its header is read and its size checked; no pixel is decoded."""
-    image = Image.open(BytesIO(body), formats=FORMATS)
-    _check_size(image, spec)
+    image = Image.open(BytesIO(body), formats=("PNG", "JPEG", "WEBP"))
+    width, height = image.size
+    size = f"The image is {width:,} × {height:,} pixels"
+    if min(width, height) < spec.min_side:
+        raise BadInput(f"{size}. Send one of at least {spec.min_side} × {spec.min_side}.")
+    if width * height > spec.max_pixels:
+        raise BadInput(f"{size}. Send one of at most {spec.max_pixels:,} pixels.")
+    if getattr(image, "n_frames", 1) > 1 and not is_jpeg(image):  # it may carry a depth or gain map
+        raise BadInput("The image is animated. Send one frame.")
     return image
 
 
@@ -121,29 +127,8 @@ def bad_jpeg(why: object) -> BadInput:
     )
 
 
-def _load(image: ImageFile) -> Image.Image:
-    image.load()
-    if image.mode == "P" and image.palette is None:
-        raise ValueError("it has no palette")
-    return image
-
-
-def _check_size(image: ImageFile, spec: ImageSpec) -> None:
-    width, height = image.size
-    size = f"The image is {width:,} × {height:,} pixels"
-    if min(width, height) < spec.min_side:
-        raise BadInput(f"{size}. Send one of at least {spec.min_side} × {spec.min_side}.")
-    if width * height > spec.max_pixels:
-        raise BadInput(f"{size}. Send one of at most {spec.max_pixels:,} pixels.")
-    if getattr(image, "n_frames", 1) > 1 and not is_jpeg(image):  # it may carry a depth or gain map
-        raise BadInput("The image is animated. Send one frame.")
-
-
 def from_image(image: Image.Image, spec: ImageSpec) -> Pixels:
-    """An upright image of any mode and size → uint8 [height, width, channels], as `ImageSpec` describes.
-
-    Raises BadInput for an image so narrow that nothing of it would be left.
-    """
+    """An upright image of any mode and size → uint8 [height, width, channels]. Raises BadInput as `fit` does."""
     return fit(_with_channels(image, spec.channels), spec)
 
 
@@ -154,13 +139,6 @@ def orientation(image: ImageFile) -> int:
     except DAMAGED:
         return 1
     return int(found) if found in UPRIGHT else 1
-
-
-def _turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Turned upright."""
-    axes, swapped = UPRIGHT.get(orientation, ((), False))
-    turned = np.flip(pixels, axes)
-    return turned.swapaxes(0, 1) if swapped else turned
 
 
 def _with_channels(image: Image.Image | Pixels, channels: int) -> Pixels:
@@ -175,11 +153,15 @@ def _with_channels(image: Image.Image | Pixels, channels: int) -> Pixels:
 
 def fit(pixels: Pixels, spec: ImageSpec) -> Pixels:
     """uint8 [h, w, channels] → uint8 [height, width, channels]. Raises BadInput for an image that is too narrow."""
-    return _crop(pixels, spec) if spec.fit == "crop" else _pad(pixels, spec)
-
-
-def _pad(pixels: Pixels, spec: ImageSpec) -> Pixels:
     height, width = pixels.shape[:2]
+    if spec.fit == "crop":  # the same bits as torchvision's `Resize(short_side, antialias=True)` and `CenterCrop`
+        import torch  # not at the top: a client decodes nothing
+
+        size, (top, left) = crop_of(height, width, spec)
+        planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]  # [1, C, h, w]
+        resized = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)[0]
+        centre = resized[:, top : top + spec.height, left : left + spec.width].permute(1, 2, 0)
+        return centre.contiguous().numpy()
     if min(height, width) * min(spec.width / width, spec.height / height) <= 0.5:
         raise _too_narrow(height, width)
     image = Image.fromarray(pixels.squeeze(-1) if spec.channels == 1 else pixels)
@@ -187,22 +169,8 @@ def _pad(pixels: Pixels, spec: ImageSpec) -> Pixels:
     return np.asarray(fitted, dtype=np.uint8).reshape(spec.shape)
 
 
-def _crop(pixels: Pixels, spec: ImageSpec) -> Pixels:
-    """The same bits as torchvision's `Resize(short_side, antialias=True)` and `CenterCrop`."""
-    import torch  # not at the top: a client decodes nothing
-
-    size, (top, left) = crop_of(pixels.shape[0], pixels.shape[1], spec)
-    planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]  # [1, C, h, w]
-    resized = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)[0]
-    centre = resized[:, top : top + spec.height, left : left + spec.width].permute(1, 2, 0)
-    return centre.contiguous().numpy()
-
-
 def crop_of(height: int, width: int, spec: ImageSpec) -> tuple[list[int], tuple[int, int]]:
-    """The height and width that an upright image is scaled to, and where its centre begins then: top and left.
-
-    Raises BadInput for one that is too narrow.
-    """
+    """An upright image's size once scaled, and its centre's top and left then. Raises BadInput for one too narrow."""
     assert spec.short_side
     short = min(height, width)
     if max(height, width) > MOST_OBLONG * short:

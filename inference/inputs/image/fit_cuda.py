@@ -1,4 +1,4 @@
-"""`inputs.fit` on an NVIDIA GPU, for many pictures of one size at once: two matrix products scale and crop, to the bit.
+"""`decode.fit` on an NVIDIA GPU, for many pictures of one size at once: two matrix products scale and crop, to the bit.
 
 The weights depend on the size alone, and are kept.
 """
@@ -25,22 +25,16 @@ COARSE = 256  # float16 holds whole numbers below this, and bytes
 
 @dataclass(frozen=True)
 class Line:
-    """How a line is scaled: the pixels that count, up to `MULTIPLE` more, and what each adds to each wanted one.
+    """How a line is scaled: what each pixel adds to each wanted one is (256 · coarse + fine) / 2 ** bits."""
 
-    That is (256 · coarse + fine) / 2 ** bits.
-    """
-
-    pixels: slice
+    pixels: slice  # that count, and up to `MULTIPLE` more
     coarse: Tensor  # float16 [wanted, pixels], as is the other
     fine: Tensor
     bits: int
 
 
 def fit(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
-    """Each uint8 [3, h, w] of one size → uint8 [N, height, width, 3], as `inputs.fit` with "crop" does it, to the bit.
-
-    Like torch's own antialiased scaling, it goes along the rows first and rounds to bytes in between.
-    """
+    """Each uint8 [3, h, w] of one size → uint8 [N, height, width, 3]: rows first, then rounded, as torch scales too."""
     device, (height, width) = images[0].device, images[0].shape[1:]
     size, (top, left) = crop_of(height, width, spec)
     rows = line(height, size[0], top, spec.height, device)
@@ -51,20 +45,20 @@ def fit(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
     return planes.permute(0, 2, 3, 1).contiguous()
 
 
-def _along(way: Line, pixels: Tensor) -> Tensor:
+def _along(axis: Line, pixels: Tensor) -> Tensor:
     """uint8 [B, used, m] → uint8 [B, wanted, m]. Every sum is exact, in whatever order; the cast cuts its fraction off.
 
     A GPU multiplies float16 several times as fast as float32, and adds up in float32. On a CPU torch can't do that, and
     float32 takes its place.
     """
-    unit = 2.0**-way.bits
-    if way.bits > FLOAT32_BITS:
-        weights = COARSE * way.coarse.double() + way.fine.double()
+    unit = 2.0**-axis.bits
+    if axis.bits > FLOAT32_BITS:
+        weights = COARSE * axis.coarse.double() + axis.fine.double()
         sums = torch.bmm(weights.expand(len(pixels), -1, -1), pixels.double()).mul_(unit)
     else:
         kind = torch.float16 if pixels.is_cuda else torch.float32
         wide: dict[str, Any] = {"out_dtype": torch.float32} if pixels.is_cuda else {}
-        coarse, fine = (part.to(kind).expand(len(pixels), -1, -1) for part in (way.coarse, way.fine))
+        coarse, fine = (part.to(kind).expand(len(pixels), -1, -1) for part in (axis.coarse, axis.fine))
         right = pixels.to(kind)
         sums = torch.bmm(fine, right, **wide)
         sums = torch.baddbmm(sums, coarse, right, beta=unit, alpha=COARSE * unit, **wide)
@@ -75,8 +69,8 @@ def line(size: int, scaled: int, start: int, length: int, device: torch.device) 
     """A line of `size` pixels is scaled to `scaled`, of which `length` are wanted, from `start` on.
 
     A triangle as wide as the scale. As in torch's antialiased scaling of bytes (`UpSampleKernel.cpp`) each weight is a
-    whole number over a power of two, so large that the largest fits into 16 bits; every sum of them is exact here too,
-    and rounds to a byte: weights are never negative, and add up to 1 within what rounding them leaves.
+    whole number over a power of two, so large that the largest fits into 16 bits. They are never negative and add up to
+    1 within what rounding them leaves, so every sum is exact here too, and rounds to a byte.
     """
     return (_kept if size <= KEPT_SIDE else _made)(size, scaled, start, length, device)
 
@@ -96,16 +90,13 @@ def _made(size: int, scaled: int, start: int, length: int, device: torch.device)
     wanted = slice(start, start + length)
     whole = (0.5 + shares[wanted] * 2.0**bits).floor()
     weights = torch.zeros(length, size, dtype=torch.float64).scatter_add_(1, pixels[wanted].clamp(max=size - 1), whole)
-    used = _widened(int(first[start]), int(behind[start + length - 1]), size)
+    # The pixels that count, and as many more as make a multiple of `MULTIPLE`, where there are so many.
+    least = int(first[start])
+    most = min(size, math.ceil((int(behind[start + length - 1]) - least) / MULTIPLE) * MULTIPLE)
+    least = min(least, size - most)
+    used = slice(least, least + most)
     coarse, fine = (part[:, used].to(device, torch.float16) for part in (weights // COARSE, weights % COARSE))
     return Line(used, coarse, fine, bits)
-
-
-def _widened(start: int, end: int, size: int) -> slice:
-    """The pixels from `start` to `end` and as many more as make a multiple of `MULTIPLE`, where there are so many."""
-    length = min(size, math.ceil((end - start) / MULTIPLE) * MULTIPLE)
-    start = min(start, size - length)
-    return slice(start, start + length)
 
 
 _kept = lru_cache(KEPT)(_made)

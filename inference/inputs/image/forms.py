@@ -1,6 +1,7 @@
 """Requests to make goldens of: the same pictures in the many forms in which clients send them."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -17,8 +18,7 @@ SIZES: tuple[Size, ...] = ((8, 8), (28, 28), (20, 31), (64, 48), (57, 160), (300
 def requests(images: Pixels, spec: ImageSpec) -> Iterator[tuple[str, bytes]]:
     """Held-out images uint8 [N, H, W, C] → a name and the bytes of a file, one of another image each.
 
-    Inputs that are padded come in each form at each size. Those that are cropped are photographs, which come in few
-    forms of each size, since they are large.
+    Padded inputs come in each form at each size; cropped ones are photographs, which are large and come in fewer.
     """
     wanted = [(form, size) for size in SIZES for form in FORMS]
     if spec.fit == "crop":
@@ -31,18 +31,14 @@ def requests(images: Pixels, spec: ImageSpec) -> Iterator[tuple[str, bytes]]:
         yield f"{form} {width}x{height}", PHOTO_FORMS[form](resized)
 
 
-def _png(picture: Image.Image) -> bytes:
-    return _file(picture, "PNG")
-
-
-def _jpeg(picture: Image.Image, **options: object) -> bytes:
-    return _file(picture, "JPEG", quality=90, **options)
-
-
 def _file(picture: Image.Image, kind: str, **options: object) -> bytes:
     stream = BytesIO()
     picture.save(stream, kind, **options)
     return stream.getvalue()
+
+
+_png = partial(_file, kind="PNG")
+_jpeg = partial(_file, kind="JPEG", quality=90)
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -1,8 +1,7 @@
 """The input function for many JPEGs at once on an NVIDIA GPU: nvJPEG decodes, two matrix products scale and crop.
 
-Scaling gives the very bits of `decode.fit`. Decoding does not: nvJPEG interpolates colour in another way than
-libjpeg-turbo, by some steps of 255. So it is a choice of its own, attested with each answer, and has a row of its own
-in `inference/tolerances.toml`.
+Scaling gives the bits of `decode.fit`. Decoding does not: nvJPEG interpolates colour in another way than libjpeg-turbo,
+by some steps of 255. So it is a choice of its own, attested with each answer, with rows in `inference/tolerances.toml`.
 """
 
 import re
@@ -37,31 +36,37 @@ from inference.inputs.image.spec import ImageSpec
 END = b"\xff\xd9"
 STATUS = re.compile(r": (\d+)$")  # nvJPEG's own, at the end of what torchvision says
 ABOUT_THE_JPEG = {2, 3, 4, 6, 8, 9, 10}  # damaged, of an unknown kind, or not understood in one of several ways
+NO_MEMORY = 5
 RARE_KIND = "Unknown chroma subsampling"  # torchvision's own words, without a number
-NO_MEMORY = {5}
+
 RGB = 3  # torchvision's ImageReadMode
 
 TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 bytes for each
 
 
 def decode_jpegs(bodies: Sequence[bytes], spec: ImageSpec, device: str) -> list[Decoded | BadInput | None]:
-    """JPEGs → for each uint8 [1, height, width, 3] on `device`, or what is wrong with it.
+    """JPEGs → for each uint8 [1, height, width, 3] on `device`, or what is wrong with it. Raises OutOfMemory.
 
-    None for what is not for nvJPEG: other formats, other colours than grey and YCbCr, a size that is told twice. Raises
-    OutOfMemory.
+    None for what is not for nvJPEG: other formats, other colours than grey and YCbCr, two sizes.
     """
     examined = [_examine(body, spec) for body in bodies]
     jpegs = {index: one for index, one in enumerate(examined) if isinstance(one, _Jpeg)}
     found: list[Decoded | BadInput | None] = [None if isinstance(one, _Jpeg) else one for one in examined]
-    upright: dict[int, Tensor] = {}
+    upright: dict[torch.Size, list[tuple[int, Tensor]]] = {}
     try:
         for (index, jpeg), image in zip(jpegs.items(), _nvjpeg([*jpegs.values()], device), strict=True):
             if isinstance(image, BadInput):
                 found[index] = image
-            else:
-                upright[index] = _turn(image, jpeg.orientation)
-        for index, pixels in _fit_all(upright, spec).items():
-            found[index] = Decoded(pixels[None], "nvjpeg")
+                continue
+            axes, swapped = UPRIGHT.get(jpeg.orientation, ((), False))
+            turned = image.flip([axis + 1 for axis in axes]) if axes else image  # [3, h, w]
+            turned = turned.mT if swapped else turned
+            upright.setdefault(turned.shape, []).append((index, turned))
+        for (_, height, width), images in upright.items():
+            most = max(1, TOGETHER // (height * width))
+            for part in (images[start : start + most] for start in range(0, len(images), most)):
+                for (index, _), pixels in zip(part, fit([image for _, image in part], spec), strict=True):
+                    found[index] = Decoded(pixels[None], "nvjpeg")
     except torch.OutOfMemoryError as error:
         torch.cuda.synchronize(device)  # what was begun writes no more to memory that is free again
         raise OutOfMemory(str(error)) from None
@@ -87,24 +92,19 @@ def _examine(body: bytes, spec: ImageSpec) -> _Jpeg | BadInput | None:
                 return None
             check_scans(image, body)  # nvJPEG may go on where libjpeg stops
             crop_of(image.height, image.width, spec)
-            if body.rfind(END, _first_scan(body)) < 0:
+            at = 2  # then where the first picture's pixels begin: behind the segments, which may hold a smaller picture
+            while body[at : at + 2] != START_OF_SCAN:
+                marker, length = struct.unpack_from(">xBH", body, at)
+                at += 1 if marker == 0xFF else 2 + length  # a filling byte
+            if body.rfind(END, at) < 0:
                 raise bad_jpeg("its end is missing")
             return _Jpeg(body, image.height, image.width, orientation(image))
     except BadInput as error:
         return error
 
 
-def _first_scan(body: bytes) -> int:
-    """Where the pixels of the first picture begin: behind the segments, which may hold a smaller picture."""
-    at = 2
-    while body[at : at + 2] != START_OF_SCAN:
-        marker, length = struct.unpack_from(">xBH", body, at)
-        at += 1 if marker == 0xFF else 2 + length  # a filling byte
-    return at
-
-
 def _suits(image: ImageFile) -> bool:
-    """Whether its colours are grey or YCbCr beyond doubt, by the marks that libjpeg goes by, and its size told once."""
+    """Whether its colours are grey or YCbCr beyond doubt by libjpeg's marks, and its size stands there once."""
     if not is_jpeg(image) or image.mode not in ("L", "RGB") or len(image.layer) != image.layers:  # type: ignore[attr-defined]
         return False
     transform = image.info.get("adobe_transform")
@@ -121,7 +121,10 @@ def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
         return []
     try:
         images = _decode([jpeg.body for jpeg in jpegs], device)
-        return [_checked(image, jpeg) for image, jpeg in zip(images, jpegs, strict=True)]
+        return [  # it reads the header by itself, and the size was checked in what Pillow read
+            image if image.shape[1:] == (jpeg.height, jpeg.width) else bad_jpeg("its header tells of two sizes")
+            for image, jpeg in zip(images, jpegs, strict=True)
+        ]
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -129,7 +132,7 @@ def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
             torch.cuda.synchronize(device)  # raises where the device itself has failed
         reason = str(error).splitlines()[0]
         status = int(found[1]) if (found := STATUS.search(reason)) else None
-        if status in NO_MEMORY or "out of memory" in str(error):
+        if status == NO_MEMORY or "out of memory" in str(error):
             raise OutOfMemory(reason) from None
         if status not in ABOUT_THE_JPEG and RARE_KIND not in reason:
             raise
@@ -137,13 +140,6 @@ def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
             return [bad_jpeg(f"nvJPEG says {reason}")]
     half = len(jpegs) // 2
     return _nvjpeg(jpegs[:half], device) + _nvjpeg(jpegs[half:], device)
-
-
-def _checked(image: Tensor, jpeg: _Jpeg) -> Tensor | BadInput:
-    """nvJPEG reads the header by itself, and the size was checked in what Pillow read."""
-    if image.shape[1:] == (jpeg.height, jpeg.width):
-        return image
-    return bad_jpeg("its header tells of two sizes")
 
 
 def _decode(bodies: Sequence[bytes], device: str) -> list[Tensor]:
@@ -160,23 +156,3 @@ def _operator() -> Callable[..., list[Tensor]]:
     torch.ops.load_library(library)  # type: ignore[no-untyped-call]
     operator: Callable[..., list[Tensor]] = torch.ops.image.decode_jpegs_cuda
     return operator
-
-
-def _turn(image: Tensor, orientation: int) -> Tensor:
-    """[3, h, w], upright."""
-    axes, swapped = UPRIGHT.get(orientation, ((), False))
-    turned = image.flip([axis + 1 for axis in axes]) if axes else image
-    return turned.mT if swapped else turned
-
-
-def _fit_all(images: dict[int, Tensor], spec: ImageSpec) -> dict[int, Tensor]:
-    """Those of one size together."""
-    sizes: dict[torch.Size, list[int]] = {}
-    for index, image in images.items():
-        sizes.setdefault(image.shape, []).append(index)
-    found: dict[int, Tensor] = {}
-    for (_, height, width), indices in sizes.items():
-        most = max(1, TOGETHER // (height * width))
-        for part in (indices[start : start + most] for start in range(0, len(indices), most)):
-            found |= dict(zip(part, fit([images[index] for index in part], spec), strict=True))
-    return found
