@@ -28,7 +28,7 @@ def predictions(response: requests.Response, sent: Payload, model: str) -> list[
     try:
         found = parse_predictions(response.content, sent.is_batch)
     except ValidationError as error:
-        raise _nonsense(_first(error), model) from None
+        raise _nonsense(error, model) from None
     _check_count(len(found), sent, model)
     return [dataclasses.replace(one, served=attested(response.headers)) for one in found]
 
@@ -45,13 +45,7 @@ def parsed(kind: TypeAdapter[T], response: requests.Response, model: str | None)
     try:
         return kind.validate_json(response.content, strict=True)
     except ValidationError as error:
-        raise _nonsense(_first(error), model) from None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
+        raise _nonsense(error, model) from None
 
 
 def read_npy(body: bytes, model: str) -> Outputs:
@@ -74,5 +68,9 @@ def _check_count(found: int, sent: Payload, model: str) -> None:
         raise _nonsense(f"{found} results for {sent.count} inputs", model)
 
 
-def _nonsense(why: str, model: str | None) -> ServerFailed:
+def _nonsense(why: str | ValidationError, model: str | None) -> ServerFailed:
+    if isinstance(why, ValidationError):
+        first = why.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        why = f"{where}: {first['msg']}" if where else first["msg"]
     return ServerFailed(f"The server's answer cannot be used: {why}.", model, status=200)

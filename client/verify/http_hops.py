@@ -37,11 +37,10 @@ class HttpHops:
         """Every golden with no company: as outputs, and as JSON, which must be made from just those."""
         asked = [self._alone(partial(self.asker.outputs, row)) for row in range(len(self.goldens))]
         verdict = self._verdict(asked)
-        return self._verdict(asked + [self._again_as_json(one) for one in asked]) if verdict.ok else verdict
-
-    def _again_as_json(self, one: Asked) -> Asked:
-        assert one.outputs is not None
-        return self._alone(partial(self.asker.same_outputs, one.rows[0], one.outputs))
+        if not verdict.ok:
+            return verdict
+        pairs = [(one.rows[0], one.outputs) for one in asked if one.outputs is not None]
+        return self._verdict(asked + [self._alone(partial(self.asker.same_outputs, *pair)) for pair in pairs])
 
     def _alone(self, ask: Callable[[], Asked]) -> Asked:
         """Asks again where another's request came into the batch: the bits of a sum may depend on the batch's size."""
@@ -70,26 +69,21 @@ class HttpHops:
         return verdict
 
     def _ask_among_strangers(self, turn: int) -> Asked:
-        row = self._row(turn)
-        rows = [self._row(turn + 1), row, self._row(turn + 2)]
+        first, row, last = (number % len(self.goldens) for number in (turn + 1, turn, turn + 2))
         match turn % 7:
-            case 0:
-                problem = self.asker.nonsense()
-                return Asked([row], {}, problem=problem) if problem else self.asker.outputs(row)
+            case 0 if problem := self.asker.nonsense():
+                return Asked([row], {}, problem=problem)
             case 1:
-                return self.asker.rows(rows)
+                return self.asker.rows([first, row, last])
             case 2:
                 return self.asker.json(row, turn // 7)
             case 3:
-                return self.asker.json_rows(rows, turn // 7)
+                return self.asker.json_rows([first, row, last], turn // 7)
         return self.asker.outputs(row)
 
     def _ask_under_load(self, turn: int) -> Asked:
-        row = self._row(turn)
+        row = turn % len(self.goldens)
         return self.asker.outputs(row) if turn % 5 else self.asker.json(row, turn // 5)
-
-    def _row(self, turn: int) -> int:
-        return turn % len(self.goldens)
 
     def _concurrently(self, ask: Callable[[int], Asked], count: int) -> list[Asked]:
         """Up to `count` turns, `CONCURRENCY` in flight at a time. The first have every golden once, however long it
@@ -115,8 +109,7 @@ class HttpHops:
         outputs = np.concatenate([one.outputs for one in right if one.outputs is not None])
         verdict = parity.compare(outputs, expected, limit, slack)
         verdict = replace(verdict, compared=sum(len(one.rows) for one in asked if not one.problem))
-        return _red(verdict, f"{len(problems)} of {len(asked)}: {problems[0]}") if problems else verdict
-
-
-def _red(verdict: parity.Comparison, sentence: str) -> parity.Comparison:
-    return replace(verdict, ok=False, sentence=verdict.sentence or sentence)
+        if problems:
+            sentence = verdict.sentence or f"{len(problems)} of {len(asked)}: {problems[0]}"
+            return replace(verdict, ok=False, sentence=sentence)
+        return verdict
