@@ -87,49 +87,38 @@ def worst_of(row: dict[str, Any], evidence: list[Evidence]) -> float | None:
 def write_worst(evidence: list[Evidence]) -> None:
     """Puts the worst seen into each row of `tolerances.toml` that there is evidence for; limits are for people."""
     text = parity.TABLE.read_text()
-    head, *parts = re.split(r"^(?=\[\[tolerance\]\]$)", text, flags=re.MULTILINE)
-    rows = tomllib.loads(text)["tolerance"]
-    changed = [_with_worst(part, worst_of(row, evidence)) for part, row in zip(parts, rows, strict=True)]
+    written, *parts = re.split(r"^(?=\[\[tolerance\]\]$)", text, flags=re.MULTILINE)
+    for part, row in zip(parts, tomllib.loads(text)["tolerance"], strict=True):
+        worst = worst_of(row, evidence)
+        if worst is None:
+            written += part
+        else:  # the first `worst` of a part is its row's own; what follows the row may be other tables
+            plain = f"{worst:.2g}".replace("e-0", "e-")  # 1.4e-06 as people write it: 1.4e-6
+            written += re.sub(r"^worst = .*$", f"worst = {plain}", part, count=1, flags=re.MULTILINE)
     with publish(parity.TABLE) as draft:
-        draft.write_text(head + "".join(changed))
-
-
-def _with_worst(part: str, worst: float | None) -> str:
-    """The first `worst` of a part is its row's own; what follows the row may be other tables."""
-    if worst is None:
-        return part
-    return re.sub(r"^worst = .*$", f"worst = {_plain(worst)}", part, count=1, flags=re.MULTILINE)
-
-
-def _plain(value: float) -> str:
-    """1.4e-06 as people write it: 1.4e-6."""
-    return re.sub(r"e-0", "e-", f"{value:.2g}")
+        draft.write_text(written)
 
 
 def complaints() -> list[str]:
     """A sentence for each row of `tolerances.toml` that says another worst than the evidence, or allows too much."""
-    table, evidence = tomllib.loads(parity.TABLE.read_text()), read_all()
-    found = [_complaint(row, worst_of(row, evidence)) for row in table["tolerance"]]
-    return [sentence for sentence in [*found, *map(_complaint_of_decoder, table["decoding"])] if sentence]
+    table, evidence, found = tomllib.loads(parity.TABLE.read_text()), read_all(), []
+    for row in table["tolerance"]:
+        name = f"{row['runtime']} in {row['precision']} on {row['device']} about {row.get('model', 'all models')}"
+        worst = worst_of(row, evidence)
+        if worst is not None and row["worst"] != worst:
+            found.append(f"{name}: worst is {row['worst']:g}, and the evidence says {worst:g}.")
+        else:
+            found += _too_loose(name, row, atol="worst", rtol="worst")
+    for row in table["decoding"]:
+        name = f"{row['decoder']} about {row['model']}"
+        found += _too_loose(name, row, atol="worst", pixels="worst_pixels", enlarged="worst_enlarged")
+    return found
 
 
-def _complaint(row: dict[str, Any], worst: float | None) -> str:
-    name = f"{row['runtime']} in {row['precision']} on {row['device']} about {row.get('model', 'all models')}"
-    if worst is not None and row["worst"] != worst:
-        return f"{name}: worst is {row['worst']:g}, and the evidence says {worst:g}."
-    return _too_loose(name, row, "atol", "worst") or _too_loose(name, row, "rtol", "worst")
-
-
-def _complaint_of_decoder(row: dict[str, Any]) -> str:
-    name = f"{row['decoder']} about {row['model']}"
-    return (
-        _too_loose(name, row, "atol", "worst")
-        or _too_loose(name, row, "pixels", "worst_pixels")
-        or _too_loose(name, row, "enlarged", "worst_enlarged")
-    )
-
-
-def _too_loose(name: str, row: dict[str, Any], limit: str, worst: str) -> str:
-    if row[limit] <= MARGIN * row[worst]:
-        return ""
-    return f"{name}: {limit} is {row[limit]:g}, more than {MARGIN} times the worst seen, {row[worst]:g}."
+def _too_loose(name: str, row: dict[str, Any], **limits: str) -> list[str]:
+    """A sentence about the first of `limits` that is too far above the worst seen, which the row has by that name."""
+    return [
+        f"{name}: {limit} is {row[limit]:g}, more than {MARGIN} times the worst seen, {row[worst]:g}."
+        for limit, worst in limits.items()
+        if row[limit] > MARGIN * row[worst]
+    ][:1]

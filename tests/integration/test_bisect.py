@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from export.__main__ import further
-from export.diagnose.bisect import WALKS, it_runs
+from export.artifacts import it_runs
+from export.diagnose.bisect import WALKS
 from export.diagnose.layers import Layers, compare_layers
 from export.diagnose.walks import walk_network
 from export.pipeline import make_goldens
