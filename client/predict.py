@@ -52,10 +52,10 @@ def predict(
             for file in image_files(source):
                 print(client.curl(file, model, top_k))
             return
-        if source == STDIN:
-            named: Named = [(STDIN, sys.stdin.buffer.read(BODY_LIMIT + 1))]
-        else:
-            named = [(file, Path(file)) for file in image_files(source)]
+        named: Named = [
+            (file, sys.stdin.buffer.read(BODY_LIMIT + 1) if file == STDIN else Path(file))
+            for file in image_files(source)
+        ]
         writers: list[Writer] = [_print_json if as_json else _print_line]
         if csv_file:
             writers.append(stack.enter_context(_csv(csv_file)))

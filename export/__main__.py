@@ -12,7 +12,7 @@ from rich.console import Console
 from export.calibration.calibrate import calibrate
 from export.diagnose.bisect import bisect
 from export.pipeline import Exported, export_runtime, goldens_of
-from export.trained import Trained, load_trained
+from export.trained import load_trained
 from inference.inputs import CPU
 from inference.parity import decoding, unmeasured
 from inference.runtime import float32_names, runtime_module
@@ -48,10 +48,13 @@ def export(
 ) -> None:
     """Export trained weights to every runtime, verify each against eager, and pack an archive of each."""
     console = Console()
-    _check_version(version)
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
+        raise ValueError(f"Version {version!r} is none. Give numbers with dots between them, such as 1.0 or 2.")
     check_device(device)
     trained = load_trained(model, artifacts, data_dir)
-    _check_decoder(decoder, trained, device)
+    if reason := trained.contract.input.unsuited(decoder, device):
+        raise ValueError(reason)
+    decoding(model, decoder.partition("-")[0])  # raises ValueError where it has no row
     chosen = _runtimes(model, runtime, device, console)
     names = [archive_name(model, name) for name in chosen]
     goldens = goldens_of(trained, new_goldens)
@@ -75,17 +78,6 @@ def _line(exported: Exported) -> str:
     if entry.accuracy is None:
         return line
     return f"{line}; {entry.accuracy:.2%} of the held-out inputs right, eager {entry.eager_accuracy:.2%}"
-
-
-def _check_decoder(decoder: str, trained: Trained, device: str) -> None:
-    if reason := trained.contract.input.unsuited(decoder, device):
-        raise ValueError(reason)
-    decoding(trained.contract.model, decoder.partition("-")[0])
-
-
-def _check_version(version: str) -> None:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
-        raise ValueError(f"Version {version!r} is none. Give numbers with dots between them, such as 1.0 or 2.")
 
 
 def _runtimes(model: str, asked: list[str] | None, device: str, console: Console) -> list[str]:

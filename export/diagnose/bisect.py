@@ -1,7 +1,7 @@
 """`python -m export bisect MODEL`: the first layer at which an artifact, as it lies on disk, differs from eager."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from export.artifacts import compare_at_every_size, it_runs, load_to_compare
 from export.diagnose.layers import Layers, compare_layers
-from export.diagnose.walks import Walk, walk_eager, walk_network, walk_onnx, walk_torchscript
+from export.diagnose.walks import walk_eager, walk_network, walk_onnx, walk_torchscript
 from export.pipeline import THREADS, goldens_of
 from export.trained import Trained, load_trained
 from inference import parity
@@ -26,11 +26,7 @@ from inference.tools.commands import no_crash_is_a_difference
 from inference.torch_graph import prepare
 
 # By the beginning of a runtime's name; a reduced precision is walked as the runtime that it is built on.
-WALKS: dict[str, Callable[[Path, str, int], Walk]] = {
-    "eager": walk_eager,
-    "onnx": walk_onnx,
-    "torchscript": walk_torchscript,
-}
+WALKS = {"eager": walk_eager, "onnx": walk_onnx, "torchscript": walk_torchscript}
 
 
 @dataclass(frozen=True)
@@ -81,16 +77,13 @@ def bisect(
 @contextmanager
 def _artifact(beside: Path, archive: Path | None) -> Iterator[Path]:
     """The file to look at. Raises ValueError when it isn't there."""
-    if archive is None:
-        if not beside.is_file():
-            raise ValueError(f"{beside} is missing. Export it first, or give an archive: --archive FILE.mar")
-        yield beside
-        return
-    if not archive.is_file():
+    if archive is None and not beside.is_file():
+        raise ValueError(f"{beside} is missing. Export it first, or give an archive: --archive FILE.mar")
+    if archive is not None and not archive.is_file():
         raise ValueError(f"{archive} is missing.")
     with ExitStack() as stack:
         try:
-            path = stack.enter_context(unpacked(archive)) / beside.name
+            path = stack.enter_context(unpacked(archive)) / beside.name if archive else beside
         except RuntimeError as error:
             raise ValueError(str(error)) from None
         if not path.is_file():
