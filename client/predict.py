@@ -4,8 +4,8 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,16 +49,20 @@ def predict(
     """
     with Client(url, timeout=(CONNECT_SECONDS, timeout)) as client, ExitStack() as stack:
         if curl:
-            for file in image_files(source):
-                print(client.curl(file, model, top_k))
+            for name in image_files(source):
+                print(client.curl(name, model, top_k))
             return
         named: Named = [
-            (file, sys.stdin.buffer.read(BODY_LIMIT + 1) if file == STDIN else Path(file))
-            for file in image_files(source)
+            (name, sys.stdin.buffer.read(BODY_LIMIT + 1) if name == STDIN else Path(name))
+            for name in image_files(source)
         ]
         writers: list[Writer] = [_print_json if as_json else _print_line]
         if csv_file:
-            writers.append(stack.enter_context(_csv(csv_file)))
+            draft = stack.enter_context(publish(csv_file))  # the file appears when all has been written
+            file = stack.enter_context(draft.open("w", newline="", encoding="utf-8"))
+            table = csv.DictWriter(file, ["input", *outputs.columns(), "error"], extrasaction="ignore")
+            table.writeheader()
+            writers.append(lambda name, outcome: table.writerow({"input": name, **_fields(outcome)}))
         outcomes = stack.enter_context(closing(_outcomes(client, named, model, top_k, concurrency)))
         failed = _write(outcomes, len(named), writers)
     if failed:
@@ -140,12 +144,3 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, Exception):
         return {"error": str(getattr(outcome, "strerror", None) or outcome), "status": None}
     return asdict(outcome)
-
-
-@contextmanager
-def _csv(path: Path) -> Iterator[Writer]:
-    """The file appears when all has been written."""
-    with publish(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["input", *outputs.columns(), "error"], extrasaction="ignore")
-        table.writeheader()
-        yield lambda name, outcome: table.writerow({"input": name, **_fields(outcome)})

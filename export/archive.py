@@ -56,8 +56,9 @@ def pack(path: Path, files: dict[str, Path], contract: Contract, bundle: Bundle)
             "--export-path": scratch,
         }
         command = [sys.executable, "-c", ARCHIVER, *(str(part) for option in options.items() for part in option)]
-        environment = {**os.environ, "TMPDIR": scratch}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env={**os.environ, "TMPDIR": scratch}, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"torch-model-archiver failed: {last_words(done)}")
         shutil.move(Path(scratch, f"{bundle.name}.mar"), path)

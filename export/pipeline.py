@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,13 @@ import torch
 
 from export import archive
 from export.accuracy import answer, compare_accuracy
-from export.artifacts import compare_at_every_size
 from export.trained import Trained
 from inference import parity
-from inference.base import out_of_memory
+from inference.base import OutOfMemory, out_of_memory
 from inference.bundle import Bundle
 from inference.goldens import Goldens
 from inference.inputs import CPU, Rows
+from inference.outputs import Outputs
 from inference.runtime import Loaded, device_kind, load_artifact, runtime_module
 from inference.selfcheck import inprocess_hops
 from inference.store import manifest
@@ -53,17 +54,17 @@ def goldens_of(trained: Trained, renew: bool) -> Goldens:
     Raises ValueError when they were answered by other weights: a changed model is never taken for the same one unasked.
     """
     path = trained.path.with_name("goldens.npz")
-    if path.exists() and not renew:
-        goldens = Goldens.read(path)
-        if (goldens.weights, goldens.contract) != (trained.digest, trained.contract):
-            raise ValueError(
-                f"{path} was answered by other weights than {trained.path.name}. If the model was meant to change, "
-                f"make new goldens: python -m export {trained.contract.model} --new-goldens"
-            )
+    if renew or not path.exists():
+        goldens = make_goldens(trained)
+        with publish(path) as draft:
+            goldens.write(draft)
         return goldens
-    goldens = make_goldens(trained)
-    with publish(path) as draft:
-        goldens.write(draft)
+    goldens = Goldens.read(path)
+    if (goldens.weights, goldens.contract) != (trained.digest, trained.contract):
+        raise ValueError(
+            f"{path} was answered by other weights than {trained.path.name}. If the model was meant to change, "
+            f"make new goldens: python -m export {trained.contract.model} --new-goldens"
+        )
     return goldens
 
 
@@ -84,11 +85,9 @@ def answered_by_eager(trained: Trained, names: Sequence[str], requests: Sequence
 def export_runtime(
     trained: Trained, goldens: Goldens, runtime: str, version: str, store: Path, device: str = "cpu", decoder: str = CPU
 ) -> Exported:
-    """Writes the artifact beside the weights and the archive into `store`, both verified on a kind of device, and the
-    manifest last.
+    """Writes the artifact beside the weights and the archive into `store`, both verified on a kind of device.
 
-    Raises ValueError when what was made does not answer as eager on the CPU does, and OutOfMemory; nothing is published
-    then.
+    Raises ValueError when they do not answer as eager on the CPU does, and OutOfMemory; nothing is published then.
     """
     start, module, model = time.perf_counter(), runtime_module(runtime), trained.contract.model
     bundle = Bundle(
@@ -112,7 +111,14 @@ def export_runtime(
         accuracies = compare_accuracy(loaded, trained, runtime)
         packed = Path(scratch, file)
         beside = {name: trained.path.with_name(name) for name in ("contract.json", "goldens.npz")}
-        _pack(packed, trained, goldens, bundle, {artifact.name: artifact_draft, **beside})
+        try:
+            archive.pack(packed, {artifact.name: artifact_draft, **beside}, trained.contract, bundle)
+            hops = inprocess_hops(packed, goldens, runtime, COMPARED_THREADS)
+        except RuntimeError as error:
+            raise ValueError(f"{file} was not published. {error}") from error
+        for hop in hops:
+            if not (found := hop.comparison).ok:
+                raise ValueError(f"{file} differs from eager at {hop.hop}, so it was not published. {found.sentence}")
         entry = _entry(packed, trained, loaded, accuracies, bundle, time.perf_counter() - start)
         shutil.copyfile(packed, archive_draft)
     return Exported(bundle.name, entry, verdict, manifest.add(store, bundle.name, entry))
@@ -134,18 +140,38 @@ def compare_artifact(
     return loaded, verdict
 
 
-def _pack(packed: Path, trained: Trained, goldens: Goldens, bundle: Bundle, files: dict[str, Path]) -> None:
-    """Packs an archive and runs it. Raises ValueError when it can't be made, does not run, or differs from eager."""
+@contextmanager
+def it_runs(path: Path, runtime: str) -> Iterator[None]:
+    """What a runtime raises for a file that it can't load or run becomes a ValueError: it is no difference."""
+    failures: tuple[type[Exception], ...] = (RuntimeError, KeyError)
+    if runtime.startswith("onnx"):
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        failures += (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf)
+        failures += (state.NotImplemented, state.RuntimeException)
     try:
-        archive.pack(packed, files, trained.contract, bundle)
-        found = inprocess_hops(packed, goldens, bundle.runtime, COMPARED_THREADS)
-    except RuntimeError as error:
-        raise ValueError(f"{packed.name} was not published. {error}") from error
-    for hop in found:
-        if not hop.comparison.ok:
-            raise ValueError(
-                f"{packed.name} differs from eager at {hop.hop}, so it was not published. {hop.comparison.sentence}"
-            )
+        with out_of_memory():
+            yield
+    except OutOfMemory:  # a full GPU says nothing of the file
+        raise
+    except failures as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path.name} can't be loaded and run as {runtime} at every batch size: {reason}") from None
+
+
+def load_to_compare(path: Path, runtime: str, device: str, threads: int) -> tuple[Loaded, Callable[[Rows], Outputs]]:
+    """An artifact, and the function that runs it. This and that raise ValueError where it can't be loaded or run."""
+    with it_runs(path, runtime):
+        loaded = load_artifact(runtime, path, device, threads, make_network)
+    return loaded, it_runs(path, runtime)(loaded.__call__)
+
+
+def compare_at_every_size(
+    run: Callable[[Rows], Outputs], goldens: Goldens, limit: parity.Tolerance
+) -> Iterator[parity.Comparison]:
+    """A verdict for each of `parity.batch_sizes`."""
+    for size in parity.batch_sizes(goldens.contract.max_batch):
+        yield parity.compare(parity.run_goldens(run, goldens, size), goldens, limit)
 
 
 def _entry(

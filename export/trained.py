@@ -23,17 +23,14 @@ CALIBRATION = 128
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network in evaluation mode, float32, on the CPU. `digest` is the SHA-256 of its weights file `path`.
+    """A trained network, and what is known of its training: a `Source` of artifacts."""
 
-    What it was trained with lies in `data_directory` where it had to be downloaded.
-    """
-
-    network: nn.Module
+    network: nn.Module  # in evaluation mode, float32, on the CPU
     contract: Contract
-    path: Path
-    digest: str
+    path: Path  # of its weights
+    digest: str  # the SHA-256 of that file
     metrics: Mapping[str, Any]
-    data_directory: Path = Path("data")
+    data_directory: Path = Path("data")  # where downloaded data lie
 
     @cached_property
     def data(self) -> Data:
@@ -48,7 +45,6 @@ class Trained:
 
     @property
     def example(self) -> torch.Tensor:
-        """Two rows to trace with: a batch of 1 would be baked in as a constant."""
         return torch.from_numpy(self.contract.input.example(2))
 
     @property
@@ -60,7 +56,6 @@ class Trained:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What every artifact carries."""
         return {CONTRACT: self.contract.to_json(), WEIGHTS: self.digest}
 
 

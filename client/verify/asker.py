@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -20,23 +21,16 @@ from inference.store.manifest import Archive
 
 @dataclass(frozen=True)
 class Asked:
-    """The goldens of one request, what its answer attests, and what is wrong with it: nothing where `problem` is "".
-
-    `outputs` [rows, *shape] are those of an answer that gave them; one in JSON has been checked already.
-    """
+    """The goldens of one request, and its answer."""
 
     rows: list[int]
-    served: dict[str, str]
-    outputs: Outputs | None = None
-    problem: str = ""
+    served: dict[str, str]  # what the answer attests
+    outputs: Outputs | None = None  # [rows, *shape] of an answer that gave them; one in JSON has been checked already
+    problem: str = ""  # what is wrong with the answer; "" where nothing is
 
     @property
     def was_alone(self) -> bool:
         return self.served.get("batch_size") == "1"
-
-
-class _Wrong(ValueError):
-    """An answer that can't be right, whatever the others are."""
 
 
 class Asker:
@@ -67,11 +61,12 @@ class Asker:
         return self.slack[served.get("decoder", CPU)]
 
     def outputs(self, row: int) -> Asked:
-        return self._outputs([row], self.goldens.requests[row])
+        return self._outputs([row], partial(self.client.attested_outputs, self.goldens.requests[row], self.model))
 
     def rows(self, rows: list[int]) -> Asked:
         """Several goldens in one request, answered by outputs."""
-        return self._outputs(rows, rows_payload(self.contract, self.goldens.inputs[rows]))
+        sent = rows_payload(self.contract, self.goldens.inputs[rows])
+        return self._outputs(rows, partial(self.client.attested_outputs, sent, self.model))
 
     def same_outputs(self, row: int, outputs: Outputs) -> Asked:
         """JSON with all there is, made from just these outputs [1, *shape]."""
@@ -87,20 +82,12 @@ class Asker:
 
     def recorded(self, row: int, headers: Mapping[str, str], body: bytes) -> str:
         """What is wrong with an answer by outputs that was got without the client; "" where nothing is."""
-
-        def read() -> Asked:
-            served = attested(headers)
-            self._check(served)
-            outputs = read_npy(body, self.model)
-            self._check_shape(outputs)
-            if len(outputs) != 1:
-                raise _Wrong(f"The answer has {len(outputs)} rows instead of one.")
-            slack = self.slack_of(served)
-            return Asked(
-                [row], served, problem=parity.compare(outputs, self.goldens[[row]], self.limit, slack).sentence
-            )
-
-        problem = _asked([row], read).problem
+        asked = self._outputs([row], lambda: (read_npy(body, self.model), attested(headers)))
+        problem, outputs = asked.problem, asked.outputs
+        if outputs is not None and len(outputs) != 1:
+            problem = f"The answer has {len(outputs)} rows instead of one."
+        elif outputs is not None:
+            problem = parity.compare(outputs, self.goldens[[row]], self.limit, self.slack_of(asked.served)).sentence
         return f"{self.goldens.names[row]}: {problem}" if problem else ""
 
     def nonsense(self) -> str:
@@ -115,10 +102,15 @@ class Asker:
             return f"A bad request was answered: {error}"
         return "A bad request was taken for a good one."
 
-    def _outputs(self, rows: list[int], source: Source) -> Asked:
+    def _outputs(self, rows: list[int], read: Callable[[], tuple[Outputs, dict[str, str]]]) -> Asked:
+        """`read` gives outputs, and what their answer attests."""
+
         def ask() -> Asked:
-            outputs, served = self.client.attested_outputs(source, self.model)
-            self._check_shape(outputs)
+            outputs, served = read()
+            if outputs.shape[1:] != (expected := self.contract.output.shape):
+                raise ServerFailed(
+                    f"The answer has rows of shape {list(outputs.shape[1:])} instead of {list(expected)}."
+                )
             self._check(served)
             return Asked(rows, served, outputs)
 
@@ -140,20 +132,17 @@ class Asker:
 
         return _asked(rows, ask)
 
-    def _check_shape(self, outputs: Outputs) -> None:
-        """Raises _Wrong."""
-        if outputs.shape[1:] != (expected := self.contract.output.shape):
-            raise _Wrong(f"The answer has rows of shape {list(outputs.shape[1:])} instead of {list(expected)}.")
-
     def _check(self, served: dict[str, str]) -> None:
-        """Raises _Wrong. Which one of its devices a server has taken is its own affair; the kind of them is not."""
+        """Raises ServerFailed. Which of its devices a server has taken is its own affair; the kind of them is not."""
         if absent := [header for name, header in ATTESTED.items() if name not in served]:
-            raise _Wrong(f"The answer attests no {', '.join(absent)}.")
+            raise ServerFailed(f"The answer attests no {', '.join(absent)}.")
         if served["decoder"] not in self.slack:
-            raise _Wrong(f"The answer attests decoder {served['decoder']!r}, and can be by {' or '.join(self.slack)}.")
+            raise ServerFailed(
+                f"The answer attests decoder {served['decoder']!r}, and can be by {' or '.join(self.slack)}."
+            )
         for name, value in self.expected.items():
             if (device_kind(served[name]) if name == "device" else served[name]) != value:
-                raise _Wrong(f"The answer attests {name} {served[name]!r} instead of {value!r}.")
+                raise ServerFailed(f"The answer attests {name} {served[name]!r} instead of {value!r}.")
 
 
 def _asked(rows: list[int], ask: Callable[[], Asked]) -> Asked:
@@ -162,5 +151,5 @@ def _asked(rows: list[int], ask: Callable[[], Asked]) -> Asked:
         return ask()
     except (TokenRejected, UnknownModel):
         raise
-    except (Rejected, ServerFailed, _Wrong) as error:
+    except (Rejected, ServerFailed) as error:
         return Asked(rows, {}, problem=str(error))

@@ -29,18 +29,27 @@ class HttpHops:
         self.asker, self.goldens = asker, asker.goldens
 
     def run(self) -> Iterator[Hop]:
-        yield Hop("http", self._one_by_one())
-        yield Hop("http_batched", self._batched())
-        yield Hop("http_load", self._verdict(self._concurrently(self._ask_under_load, LOAD_REQUESTS)))
+        """Every golden with no company: as outputs, and as JSON, which must be made from just those.
 
-    def _one_by_one(self) -> parity.Comparison:
-        """Every golden with no company: as outputs, and as JSON, which must be made from just those."""
-        asked = [self._alone(partial(self.asker.outputs, row)) for row in range(len(self.goldens))]
-        verdict = self._verdict(asked)
-        if not verdict.ok:
-            return verdict
-        pairs = [(one.rows[0], one.outputs) for one in asked if one.outputs is not None]
-        return self._verdict(asked + [self._alone(partial(self.asker.same_outputs, *pair)) for pair in pairs])
+        Then every golden among strangers: other goldens, whole arrays, and requests that must be refused. They must
+        have met in a batch, unless a worker takes one at a time. Then many more, as fast as they are answered.
+        """
+        alone = [self._alone(partial(self.asker.outputs, row)) for row in range(len(self.goldens))]
+        verdict = self._verdict(alone)
+        if verdict.ok:
+            pairs = [(one.rows[0], one.outputs) for one in alone if one.outputs is not None]
+            alone += [self._alone(partial(self.asker.same_outputs, *pair)) for pair in pairs]
+            verdict = self._verdict(alone)
+        yield Hop("http", verdict)
+        mixed = self._concurrently(self._ask_among_strangers, BATCHED_REQUESTS)
+        verdict = self._verdict(mixed)
+        if verdict.ok and self.asker.batches and all(one.was_alone for one in mixed if len(one.rows) == 1):
+            raise CannotCheck(
+                f"{self.asker.model}: no two of {len(mixed)} concurrent requests shared a batch. "
+                "Where the server takes one at a time, say so: --unbatched"
+            )
+        yield Hop("http_batched", verdict)
+        yield Hop("http_load", self._verdict(self._concurrently(self._ask_under_load, LOAD_REQUESTS)))
 
     def _alone(self, ask: Callable[[], Asked]) -> Asked:
         """Asks again where another's request came into the batch: the bits of a sum may depend on the batch's size."""
@@ -53,20 +62,6 @@ class HttpHops:
             f"{self.asker.model}: other requests are being answered, so that none is alone in its batch. "
             "Verify when the server is quiet."
         )
-
-    def _batched(self) -> parity.Comparison:
-        """Every golden among strangers: other goldens, whole arrays, and requests that must be refused.
-
-        They must have met in a batch, unless a worker takes one at a time.
-        """
-        asked = self._concurrently(self._ask_among_strangers, BATCHED_REQUESTS)
-        verdict = self._verdict(asked)
-        if verdict.ok and self.asker.batches and all(one.was_alone for one in asked if len(one.rows) == 1):
-            raise CannotCheck(
-                f"{self.asker.model}: no two of {len(asked)} concurrent requests shared a batch. "
-                "Where the server takes one at a time, say so: --unbatched"
-            )
-        return verdict
 
     def _ask_among_strangers(self, turn: int) -> Asked:
         first, row, last = (number % len(self.goldens) for number in (turn + 1, turn, turn + 2))
@@ -107,9 +102,9 @@ class HttpHops:
         expected = self.goldens[[row for one in right for row in one.rows]]
         slack = np.concatenate([np.full(len(one.rows), self.asker.slack_of(one.served)) for one in right])
         outputs = np.concatenate([one.outputs for one in right if one.outputs is not None])
-        verdict = parity.compare(outputs, expected, limit, slack)
-        verdict = replace(verdict, compared=sum(len(one.rows) for one in asked if not one.problem))
-        if problems:
-            sentence = verdict.sentence or f"{len(problems)} of {len(asked)}: {problems[0]}"
-            return replace(verdict, ok=False, sentence=sentence)
-        return verdict
+        compared = sum(len(one.rows) for one in asked if not one.problem)
+        verdict = replace(parity.compare(outputs, expected, limit, slack), compared=compared)
+        if not problems:
+            return verdict
+        sentence = verdict.sentence or f"{len(problems)} of {len(asked)}: {problems[0]}"
+        return replace(verdict, ok=False, sentence=sentence)

@@ -13,14 +13,12 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from export.artifacts import compare_at_every_size, load_to_compare
 from export.calibration import evidence
 from export.calibration.evidence import Evidence, Seen
-from export.pipeline import PACKAGES, answered_by_eager
+from export.pipeline import PACKAGES, answered_by_eager, compare_at_every_size, load_to_compare
 from export.trained import Trained, load_trained
 from inference import parity
 from inference.goldens import Goldens
-from inference.inputs import Rows
 from inference.runtime import runtime_module, runtime_names
 from inference.tools.commands import no_crash_is_a_difference
 from inference.tools.versions import processor, versions
@@ -59,13 +57,16 @@ def calibrate(
     if runtime and write:
         raise ValueError("The evidence is about every runtime of a model. Leave out --runtime, or --write.")
     paths = _artifacts(trained, runtime, device)
-    drawn = _draw(trained, seeds, inputs)
-    title = f"{seeds * inputs * len(drawn):,} inputs, {inputs} each of {', '.join(drawn)} for each of {seeds} seeds"
+    spec = trained.contract.input
+    rows = [split.images for split in trained.data.splits.values() if split.images.shape[1:] == spec.shape]
+    drawn = [spec.probes(rows, np.random.default_rng(seed), inputs) for seed in range(seeds)]
+    probes = {kind: np.concatenate([one[kind] for one in drawn]) for kind in drawn[0]}
+    title = f"{seeds * inputs * len(probes):,} inputs, {inputs} each of {', '.join(probes)} for each of {seeds} seeds"
     names = [f"{number} of seed {seed}" for seed in range(seeds) for number in range(inputs)]
     with console.status(f"Asking eager about {title}"):
         references = {
-            kind: answered_by_eager(trained, [f"{kind} {name}" for name in names], [b""] * len(names), rows)
-            for kind, rows in drawn.items()
+            kind: answered_by_eager(trained, [f"{kind} {name}" for name in names], [b""] * len(names), probe)
+            for kind, probe in probes.items()
         }
     with Progress(console=console, transient=True) as progress:
         measured = [_measure(trained, references, *artifact, device, progress) for artifact in paths.items()]
@@ -84,26 +85,18 @@ def _artifacts(trained: Trained, asked: list[str] | None, device: str) -> dict[s
     found = {}
     for name in [name.replace("-", "_") for name in asked or runtime_names()]:
         path = trained.path.with_name(runtime_module(name).ARTIFACT)
-        unmeasured = parity.unmeasured(trained.contract.model, name, device)
-        if unmeasured and asked:
-            raise ValueError(unmeasured)
-        if not unmeasured and not path.exists():
-            raise ValueError(f"{path} is missing. {_how_to_export(trained, name)}")
-        if not unmeasured:
+        if reason := parity.unmeasured(trained.contract.model, name, device):
+            if asked:
+                raise ValueError(reason)
+        elif path.exists():
             found[name] = path
+        else:
+            raise ValueError(f"{path} is missing. {_how_to_export(trained, name)}")
     return found
 
 
 def _how_to_export(trained: Trained, runtime: str) -> str:
     return f"Export it: python -m export {trained.contract.model} --runtime {runtime.replace('_', '-')}"
-
-
-def _draw(trained: Trained, seeds: int, inputs: int) -> dict[str, Rows]:
-    """Inputs by their kind, those of all seeds one after the other."""
-    spec = trained.contract.input
-    rows = [split.images for split in trained.data.splits.values() if split.images.shape[1:] == spec.shape]
-    drawn = [spec.probes(rows, np.random.default_rng(seed), inputs) for seed in range(seeds)]
-    return {kind: np.concatenate([one[kind] for one in drawn]) for kind in drawn[0]}
 
 
 def _measure(

@@ -15,17 +15,13 @@ from inference.tools.files import publish
 
 FOLDER = Path(__file__).with_name("evidence")
 
-# How many times the worst seen a limit may be, atol and rtol alike. Other processors, batch sizes and weights of the
-# same network add up in other orders, so what one machine saw is no limit; and at ten times that, what is wrong still
-# shows.
+# How many times the worst seen a limit may be, atol and rtol alike. Other processors, batch sizes and weights add up in
+# other orders, so what one machine saw is no limit; and at ten times that, what is wrong still shows.
 MARGIN = 10
 
 
 class Seen(Frozen):
-    """One artifact beside eager, over every input at every batch size and number of threads.
-
-    `worst` is the largest |a - b| by kind of input.
-    """
+    """One artifact beside eager, over every input at every batch size and number of threads."""
 
     runtime: str
     precision: str
@@ -33,7 +29,7 @@ class Seen(Frozen):
     compared: int
     flips: int
     error_ratio: float | None
-    worst: dict[str, float]
+    worst: dict[str, float]  # the largest |a - b| by kind of input
 
     @property
     def largest(self) -> float:
@@ -41,13 +37,13 @@ class Seen(Frozen):
 
 
 class Evidence(Frozen):
-    """One model on one kind of device. `inputs` is how many of each kind there were for each of `seeds` seeds."""
+    """One model on one kind of device."""
 
     model: str
     device: str
     weights: str
     seeds: int
-    inputs: int
+    inputs: int  # of each kind, for each seed
     batch_sizes: tuple[int, ...]
     threads: tuple[int, ...]
     largest_logit: float
@@ -90,11 +86,9 @@ def write_worst(evidence: list[Evidence]) -> None:
     written, *parts = re.split(r"^(?=\[\[tolerance\]\]$)", text, flags=re.MULTILINE)
     for part, row in zip(parts, tomllib.loads(text)["tolerance"], strict=True):
         worst = worst_of(row, evidence)
-        if worst is None:
-            written += part
-        else:  # the first `worst` of a part is its row's own; what follows the row may be other tables
-            plain = f"{worst:.2g}".replace("e-0", "e-")  # 1.4e-06 as people write it: 1.4e-6
-            written += re.sub(r"^worst = .*$", f"worst = {plain}", part, count=1, flags=re.MULTILINE)
+        plain = "" if worst is None else f"worst = {worst:.2g}".replace("e-0", "e-")  # 1.4e-6, as people write it
+        # The first `worst` of a part is its row's own; what follows the row may be other tables.
+        written += re.sub(r"^worst = .*$", plain, part, count=1, flags=re.MULTILINE) if plain else part
     with publish(parity.TABLE) as draft:
         draft.write_text(written)
 

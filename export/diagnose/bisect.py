@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from export.artifacts import compare_at_every_size, it_runs, load_to_compare
 from export.diagnose.layers import Layers, compare_layers
 from export.diagnose.walks import walk_eager, walk_network, walk_onnx, walk_torchscript
-from export.pipeline import THREADS, goldens_of
+from export.pipeline import THREADS, compare_at_every_size, goldens_of, it_runs, load_to_compare
 from export.trained import Trained, load_trained
 from inference import parity
 from inference.goldens import Goldens
@@ -67,10 +66,17 @@ def bisect(
         _artifact(trained.path.with_name(module.ARTIFACT), archive) as path,
     ):
         found = _look(path, name, device, trained, goldens)
-    console.print(_table(found))
+    layers, columns = found.layers, ("layer", "operation", "shape", "largest difference", "limit", "")
+    title = f"{found.file} on {found.loaded.device} beside eager: {len(layers.layers)} of {layers.steps} steps compared"
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE)
+    for layer in layers.layers:
+        verdict = "[red]differs[/]" if layer.differs else "[green]same[/]"
+        figures = [f"{figure:.2g}" for figure in (layer.distance, layer.limit)]
+        table.add_row(escape(layer.name), layer.operation, escape(str([*layer.shape])), *figures, verdict)
+    console.print(table)
     for sentence in _sentences(found, trained, goldens):
         console.print(escape(sentence), highlight=False, soft_wrap=True)
-    if found.layers.first is not None or not found.logits.ok:
+    if layers.first is not None or not found.logits.ok:
         raise typer.Exit(1)
 
 
@@ -109,17 +115,6 @@ def _look(path: Path, runtime: str, device: str, trained: Trained, goldens: Gold
     eager, oracle = walk_network(trained.network), walk_network(copy.deepcopy(trained.network).double())
     layers = compare_layers(eager, oracle, it_runs(path, runtime)(walk), goldens, row)
     return Found(path.name, loaded, logits, layers)
-
-
-def _table(found: Found) -> Table:
-    layers, columns = found.layers, ("layer", "operation", "shape", "largest difference", "limit", "")
-    title = f"{found.file} on {found.loaded.device} beside eager: {len(layers.layers)} of {layers.steps} steps compared"
-    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE)
-    for layer in layers.layers:
-        verdict = "[red]differs[/]" if layer.differs else "[green]same[/]"
-        figures = [f"{figure:.2g}" for figure in (layer.distance, layer.limit)]
-        table.add_row(escape(layer.name), layer.operation, escape(str([*layer.shape])), *figures, verdict)
-    return table
 
 
 def _sentences(found: Found, trained: Trained, goldens: Goldens) -> Iterator[str]:

@@ -21,22 +21,18 @@ FOLDED = {("convolution", "normalisation"), ("linear", "normalisation"), ("linea
 
 @dataclass(frozen=True)
 class Layer:
-    """One step that eager and the artifact both have, at the place where it is furthest beyond its limit or nearest.
-
-    `distance` is |there - here| of the artifact and eager at `place` of a golden's result, infinite for NaN, and
-    `excess` is how many limits it is.
-    """
+    """One step that eager and the artifact both have, at the place where it is furthest beyond its limit or nearest."""
 
     name: str
     operation: str
     shape: tuple[int, ...]
     golden: int
-    place: tuple[int, ...]
-    there: float
-    here: float
-    distance: float
+    place: tuple[int, ...]  # in that golden's result
+    there: float  # of the artifact
+    here: float  # of eager
+    distance: float  # |there - here|, infinite for NaN
     limit: float
-    excess: float
+    excess: float  # how many limits the distance is
 
     @property
     def differs(self) -> bool:
@@ -45,14 +41,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers that could be compared, in eager's order, of `steps` that eager has.
-
-    `skipped` are for each the steps between it and the one before, which the artifact has not.
-    """
+    """The layers that could be compared, in eager's order."""
 
     layers: tuple[Layer, ...]
-    skipped: tuple[tuple[str, ...], ...]
-    steps: int
+    skipped: tuple[tuple[str, ...], ...]  # for each the steps between it and the one before, which the artifact has not
+    steps: int  # that eager has
 
     @property
     def first(self) -> int | None:
@@ -79,9 +72,9 @@ def compare_layers(eager: Walk, oracle: Walk, artifact: Walk, goldens: Goldens, 
     pairs = same_steps(steps, artifact(goldens.inputs[:BATCH]))
     if not pairs:
         raise ValueError("The artifact's graph has no step in common with the network, so it can't be compared.")
-    parts: list[list[Layer]] = []
+    parts = []
     for rows in batches(BATCH, len(goldens)):
-        ours, theirs = (walk(goldens.inputs[rows]) for walk in (eager, artifact))
+        ours, theirs = eager(goldens.inputs[rows]), artifact(goldens.inputs[rows])
         parts.append([_layer(ours[i], theirs[j], atols[i], row.rtol, rows.start) for i, j in pairs])
     layers = []
     for same in zip(*parts, strict=True):

@@ -44,16 +44,12 @@ COPIES = {
 
 @dataclass(frozen=True)
 class Step:
-    """One operation's result, a floating-point array [B, …].
-
-    `constant` says that a constant of the network was among what it was computed from. `layer` is the module that
-    computed it, or the constant's name where that is the whole network; "" where the graph doesn't say.
-    """
+    """One operation's result."""
 
     operation: str
-    value: NDArray[Any]
-    constant: bool
-    layer: str = ""
+    value: NDArray[Any]  # floating-point [B, …]
+    constant: bool  # whether a constant of the network was among what it was computed from
+    layer: str = ""  # the module, or the constant's name where that is the whole network; "" where the graph says none
 
 
 Walk = Callable[[Rows], list[Step]]  # [B, *input.shape] → the steps in the order in which they are computed
