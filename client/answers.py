@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, TypeVar
 
@@ -25,10 +25,7 @@ def attested(headers: Mapping[str, str]) -> dict[str, str]:
 
 def predictions(response: requests.Response, sent: Payload, model: str) -> list[Any]:
     """One prediction for each input that was sent, in order."""
-    try:
-        found = parse_predictions(response.content, sent.is_batch)
-    except ValidationError as error:
-        raise _nonsense(_first(error), model) from None
+    found = _valid(lambda: parse_predictions(response.content, sent.is_batch), model)
     _check_count(len(found), sent, model)
     return [dataclasses.replace(one, served=attested(response.headers)) for one in found]
 
@@ -42,16 +39,16 @@ def outputs(response: requests.Response, sent: Payload, model: str) -> Outputs:
 
 def parsed(kind: TypeAdapter[T], response: requests.Response, model: str | None) -> T:
     """The JSON of the body as a `kind`, with nothing coerced."""
+    return _valid(lambda: kind.validate_json(response.content, strict=True), model)
+
+
+def _valid(parse: Callable[[], T], model: str | None) -> T:
     try:
-        return kind.validate_json(response.content, strict=True)
+        return parse()
     except ValidationError as error:
-        raise _nonsense(_first(error), model) from None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _nonsense(f"{where}: {first['msg']}" if where else first["msg"], model) from None
 
 
 def read_npy(body: bytes, model: str) -> Outputs:

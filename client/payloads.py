@@ -40,11 +40,13 @@ def payload(source: Source) -> Payload:
 
     Raises BadInput, and OSError for a file that cannot be read.
     """
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as file:
+            source = file.read(BODY_LIMIT + 1)  # enough to see that it is too much
     if isinstance(source, Payload):
         found = source
-    elif isinstance(source, bytes | str | Path):
-        body = source if isinstance(source, bytes) else _read(Path(source))
-        found = Payload(body, NPY, None) if body.startswith(MAGIC) else Payload(body, ANY_BYTES, 1)
+    elif isinstance(source, bytes):
+        found = Payload(source, NPY, None) if source.startswith(MAGIC) else Payload(source, ANY_BYTES, 1)
     elif (taken := inputs.take(source)) is not None:
         found = Payload(*taken[0], taken[1])
     else:
@@ -63,9 +65,3 @@ def rows_per_request(contract: Contract) -> int:
     """How many rows fit into one request, of those that one batch takes; `ENOUGH_ROWS` at most."""
     row = math.prod(contract.input.shape) * contract.input.dtype.itemsize
     return max(1, min(ENOUGH_ROWS, contract.max_batch, (BODY_LIMIT - HEADER_BYTES) // row))
-
-
-def _read(path: Path) -> bytes:
-    """A file's bytes, but no more of them than it takes to see that they are too many."""
-    with path.open("rb") as file:
-        return file.read(BODY_LIMIT + 1)

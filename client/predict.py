@@ -4,11 +4,11 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -49,13 +49,20 @@ def predict(
     """
     with Client(url, timeout=(CONNECT_SECONDS, timeout)) as client, ExitStack() as stack:
         if curl:
-            for file in image_files(source):
-                print(client.curl(file, model, top_k))
+            for name in image_files(source):
+                print(client.curl(name, model, top_k))
             return
-        named = _inputs(source)
+        named: Named = [
+            (name, sys.stdin.buffer.read(BODY_LIMIT + 1) if name == STDIN else Path(name))
+            for name in image_files(source)
+        ]
         writers: list[Writer] = [_print_json if as_json else _print_line]
         if csv_file:
-            writers.append(stack.enter_context(_csv(csv_file)))
+            draft = stack.enter_context(publish(csv_file))  # the file appears when all has been written
+            file = stack.enter_context(draft.open("w", newline="", encoding="utf-8"))
+            table = csv.DictWriter(file, ["input", *outputs.columns(), "error"], extrasaction="ignore")
+            table.writeheader()
+            writers.append(lambda name, outcome: table.writerow({"input": name, **_fields(outcome)}))
         outcomes = stack.enter_context(closing(_outcomes(client, named, model, top_k, concurrency)))
         failed = _write(outcomes, len(named), writers)
     if failed:
@@ -63,14 +70,8 @@ def predict(
         raise typer.Exit(1)
 
 
-def _inputs(source: str) -> Named:
-    if source == STDIN:
-        return [(STDIN, sys.stdin.buffer.read(BODY_LIMIT + 1))]
-    return [(file, Path(file)) for file in image_files(source)]
-
-
 def image_files(source: str) -> list[str]:
-    """The files that `source` stands for. ValueError where there are none."""
+    """The files that `source` stands for, 9.png before 10.png. ValueError where there are none."""
     path = Path(source)
     if source == STDIN or path.is_file():
         return [source]
@@ -80,50 +81,44 @@ def image_files(source: str) -> list[str]:
     found = [str(file) for file in files if file.suffix.lower() in IMAGES]
     if not found:
         raise ValueError(f"{source}: the folder holds no image ({', '.join(IMAGES)}).")
-    _report_skipped(len(files) - len(found))
-    return sorted(found, key=_natural)
-
-
-def _report_skipped(count: int) -> None:
-    if count:
-        files, were = ("1 file that is", "was") if count == 1 else (f"{count:,} files that are", "were")
-        print(f"{files} no PNG, JPEG or WebP {were} skipped.", file=sys.stderr)
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sorts 9.png before 10.png."""
-    parts = re.split(r"(\d+)", name)  # text, digits, text, …
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
+    if count := len(files) - len(found):
+        skipped, were = ("1 file that is", "was") if count == 1 else (f"{count:,} files that are", "were")
+        print(f"{skipped} no PNG, JPEG or WebP {were} skipped.", file=sys.stderr)
+    parts = {name: re.split(r"(\d+)", name) for name in found}  # text, digits, text, …
+    return sorted(found, key=lambda name: ([int(p) if p.isdecimal() else p for p in parts[name]], name))
 
 
 def _outcomes(
     client: Client, named: Named, model: str, top_k: int | None, concurrency: int
 ) -> Generator[tuple[str, Outcome]]:
     """A single file may be a batch of several, which one request answers."""
-    if len(named) == 1:
-        yield from _alone(client, *named[0], model, top_k)
+    if len(named) > 1:
+        with closing(client.predict_many((one for _, one in named), model, top_k, concurrency)) as outcomes:
+            yield from zip((name for name, _ in named), outcomes, strict=True)
         return
-    with closing(client.predict_many((one for _, one in named), model, top_k, concurrency)) as outcomes:
-        yield from zip((name for name, _ in named), outcomes, strict=True)
-
-
-def _alone(client: Client, name: str, source: Source, model: str, top_k: int | None) -> list[tuple[str, Outcome]]:
+    [(name, source)] = named
     try:
         found = client.predict_batch(source, model, top_k)
     except (ClientError, BadInput, OSError) as error:
-        return [(name, error)]
-    if len(found) == 1:
-        return [(name, found[0])]
-    return [(f"{name}[{index}]", prediction) for index, prediction in enumerate(found)]
+        found = [error]
+    for index, outcome in enumerate(found):
+        yield (name if len(found) == 1 else f"{name}[{index}]"), outcome
 
 
 def _write(outcomes: Iterable[tuple[str, Outcome]], total: int, writers: list[Writer]) -> int:
-    """Writes each outcome as it comes; how many were errors. Raises the first that the next input would meet too."""
-    failed = 0
-    with _progress(total) as progress:
+    """Writes each outcome as it comes; how many were errors.
+
+    Raises the first that the next input would meet too: no server, no such model, no right to ask, no worker to be had.
+    Progress is for a person, on stderr. Lines for stdout pass through it only where both are the one terminal.
+    """
+    failed, console = 0, Console(stderr=True)
+    hidden = total < 2 or not console.is_terminal
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=hidden, redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task("Predicting", total=total)
         for name, outcome in outcomes:
-            if _concerns_all(outcome):
+            no_use = isinstance(outcome, Unreachable | TokenRejected | UnknownModel)
+            if (no_use and not isinstance(outcome, TimedOut)) or getattr(outcome, "status", None) == BUSY:
                 raise outcome
             for write in writers:
                 write(name, outcome)
@@ -132,24 +127,9 @@ def _write(outcomes: Iterable[tuple[str, Outcome]], total: int, writers: list[Wr
     return failed
 
 
-def _concerns_all(outcome: Outcome) -> TypeGuard[ClientError]:
-    """Whether the next input would meet the same: no server, no such model, no right to ask, no worker to be had."""
-    if isinstance(outcome, TimedOut):
-        return False
-    return isinstance(outcome, Unreachable | TokenRejected | UnknownModel) or getattr(outcome, "status", None) == BUSY
-
-
-def _progress(total: int) -> Progress:
-    """On stderr, for a person. Lines for stdout pass through it only where both are the one terminal."""
-    console = Console(stderr=True)
-    hidden = total < 2 or not console.is_terminal
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    return Progress(*columns, console=console, disable=hidden, redirect_stdout=sys.stdout.isatty())
-
-
 def _print_line(name: str, outcome: Outcome) -> None:
     if isinstance(outcome, Exception):
-        print(f"{name}: {_sentence(outcome)}", file=sys.stderr)
+        print(f"{name}: {_fields(outcome)['error']}", file=sys.stderr)
     else:
         print(f"{name}: {outcome}")
 
@@ -159,21 +139,8 @@ def _print_json(name: str, outcome: Outcome) -> None:
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, ClientError):
+        return {"error": outcome.words, "status": outcome.status}
     if isinstance(outcome, Exception):
-        return {"error": _sentence(outcome), "status": getattr(outcome, "status", None)}
+        return {"error": str(getattr(outcome, "strerror", None) or outcome), "status": None}
     return asdict(outcome)
-
-
-@contextmanager
-def _csv(path: Path) -> Iterator[Writer]:
-    """The file appears when all has been written."""
-    with publish(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, ["input", *outputs.columns(), "error"], extrasaction="ignore")
-        table.writeheader()
-        yield lambda name, outcome: table.writerow({"input": name, **_fields(outcome)})
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, ClientError):
-        return error.words
-    return str(getattr(error, "strerror", None) or error)

@@ -12,7 +12,7 @@ from rich.console import Console
 from export.calibration.calibrate import calibrate
 from export.diagnose.bisect import bisect
 from export.pipeline import Exported, export_runtime, goldens_of
-from export.trained import Trained, load_trained
+from export.trained import load_trained
 from inference.inputs import CPU
 from inference.parity import decoding, unmeasured
 from inference.runtime import float32_names, runtime_module
@@ -48,19 +48,28 @@ def export(
 ) -> None:
     """Export trained weights to every runtime, verify each against eager, and pack an archive of each."""
     console = Console()
-    _check_version(version)
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
+        raise ValueError(f"Version {version!r} is none. Give numbers with dots between them, such as 1.0 or 2.")
     check_device(device)
     trained = load_trained(model, artifacts, data_dir)
-    _check_decoder(decoder, trained, device)
-    chosen = _runtimes(model, runtime, device, console)
-    names = [archive_name(model, name) for name in chosen]
+    if reason := trained.contract.input.unsuited(decoder, device):
+        raise ValueError(reason)
+    decoding(model, decoder.partition("-")[0])  # raises ValueError where it has no row
+    names = [name.replace("-", "_") for name in runtime or float32_names()]
+    missing = {name: runtime_module(name).missing(device) or unmeasured(model, name, device) for name in names}
+    for name, reason in missing.items():
+        if reason and runtime:
+            raise ValueError(f"Can't export for {name}: {reason}")
+        if reason:
+            console.print(f"[yellow]Left out: {name}.[/] {reason}", soft_wrap=True)
+    chosen = {name: archive_name(model, name) for name, reason in missing.items() if not reason}
     goldens = goldens_of(trained, new_goldens)
     for name in chosen:
         with console.status(f"Exporting {model} to {name}"):
             exported = export_runtime(trained, goldens, name, version, store, device, decoder)
         console.print(_line(exported), highlight=False, soft_wrap=True)
         for other, kept in exported.outdated.items():
-            if other not in names:
+            if other not in chosen.values():
                 sentence = f"{other} {kept.version} is of older weights; it is kept for rollback."
                 console.print(f"[yellow]{sentence}[/]", highlight=False, soft_wrap=True)
 
@@ -75,32 +84,6 @@ def _line(exported: Exported) -> str:
     if entry.accuracy is None:
         return line
     return f"{line}; {entry.accuracy:.2%} of the held-out inputs right, eager {entry.eager_accuracy:.2%}"
-
-
-def _check_decoder(decoder: str, trained: Trained, device: str) -> None:
-    if reason := trained.contract.input.unsuited(decoder, device):
-        raise ValueError(reason)
-    decoding(trained.contract.model, decoder.partition("-")[0])
-
-
-def _check_version(version: str) -> None:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
-        raise ValueError(f"Version {version!r} is none. Give numbers with dots between them, such as 1.0 or 2.")
-
-
-def _runtimes(model: str, asked: list[str] | None, device: str, console: Console) -> list[str]:
-    """Those asked for, or all in float32 that this machine can export for; what is left out is said.
-
-    Raises ValueError.
-    """
-    names = [name.replace("-", "_") for name in asked or float32_names()]
-    missing = {name: runtime_module(name).missing(device) or unmeasured(model, name, device) for name in names}
-    for name, reason in missing.items():
-        if reason and asked:
-            raise ValueError(f"Can't export for {name}: {reason}")
-        if reason:
-            console.print(f"[yellow]Left out: {name}.[/] {reason}", soft_wrap=True)
-    return [name for name, reason in missing.items() if not reason]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 
 from export import archive
-from export.accuracy import Accuracies, answer, compare_accuracy
+from export.accuracy import answer, compare_accuracy
 from export.trained import Trained
 from inference import parity
-from inference.base import out_of_memory
+from inference.base import OutOfMemory, out_of_memory
 from inference.bundle import Bundle
 from inference.goldens import Goldens
 from inference.inputs import CPU, Rows
+from inference.outputs import Outputs
 from inference.runtime import Loaded, device_kind, load_artifact, runtime_module
 from inference.selfcheck import inprocess_hops
 from inference.store import manifest
@@ -52,17 +54,17 @@ def goldens_of(trained: Trained, renew: bool) -> Goldens:
     Raises ValueError when they were answered by other weights: a changed model is never taken for the same one unasked.
     """
     path = trained.path.with_name("goldens.npz")
-    if path.exists() and not renew:
-        goldens = Goldens.read(path)
-        if (goldens.weights, goldens.contract) != (trained.digest, trained.contract):
-            raise ValueError(
-                f"{path} was answered by other weights than {trained.path.name}. If the model was meant to change, "
-                f"make new goldens: python -m export {trained.contract.model} --new-goldens"
-            )
+    if renew or not path.exists():
+        goldens = make_goldens(trained)
+        with publish(path) as draft:
+            goldens.write(draft)
         return goldens
-    goldens = make_goldens(trained)
-    with publish(path) as draft:
-        goldens.write(draft)
+    goldens = Goldens.read(path)
+    if (goldens.weights, goldens.contract) != (trained.digest, trained.contract):
+        raise ValueError(
+            f"{path} was answered by other weights than {trained.path.name}. If the model was meant to change, "
+            f"make new goldens: python -m export {trained.contract.model} --new-goldens"
+        )
     return goldens
 
 
@@ -76,38 +78,20 @@ def make_goldens(trained: Trained) -> Goldens:
 def answered_by_eager(trained: Trained, names: Sequence[str], requests: Sequence[bytes], inputs: Rows) -> Goldens:
     """Goldens of `inputs` [N, *input.shape], answered one at a time by the network in float32 and in float64."""
     torch.set_num_threads(THREADS)
-    return Goldens(
-        weights=trained.digest,
-        contract=trained.contract,
-        names=tuple(names),
-        requests=tuple(requests),
-        inputs=inputs,
-        outputs=answer(trained.network, inputs),
-        oracle=answer(copy.deepcopy(trained.network).double(), inputs),
-    )
+    outputs, oracle = answer(trained.network, inputs), answer(copy.deepcopy(trained.network).double(), inputs)
+    return Goldens(trained.digest, trained.contract, tuple(names), tuple(requests), inputs, outputs, oracle)
 
 
 def export_runtime(
-    trained: Trained,
-    goldens: Goldens,
-    runtime: str,
-    version: str,
-    store: Path,
-    device: str = "cpu",
-    decoder: str = CPU,
+    trained: Trained, goldens: Goldens, runtime: str, version: str, store: Path, device: str = "cpu", decoder: str = CPU
 ) -> Exported:
-    """Writes the artifact beside the weights and the archive into `store`, both verified on a kind of device, and the
-    manifest last.
+    """Writes the artifact beside the weights and the archive into `store`, both verified on a kind of device.
 
-    Raises ValueError when what was made does not answer as eager on the CPU does, and OutOfMemory; nothing is published
-    then.
+    Raises ValueError when they do not answer as eager on the CPU does, and OutOfMemory; nothing is published then.
     """
-    start = time.perf_counter()
-    model = trained.contract.model
-    artifact = trained.path.with_name(runtime_module(runtime).ARTIFACT)
-    name = archive_name(model, runtime)
+    start, module, model = time.perf_counter(), runtime_module(runtime), trained.contract.model
     bundle = Bundle(
-        name=name,
+        name=archive_name(model, runtime),
         version=version,
         runtime=runtime,
         device=device,
@@ -115,22 +99,29 @@ def export_runtime(
         batch_size=model_module(model).SERVED_BATCH[device],
         model_file=f"models/{model}.py",
     )
+    artifact, file = trained.path.with_name(module.ARTIFACT), archive_file(bundle.name, version)
     with (
         tempfile.TemporaryDirectory() as scratch,
         publish(artifact) as artifact_draft,
-        publish(store / archive_file(name, version)) as archive_draft,
+        publish(store / file) as archive_draft,
     ):
         with out_of_memory():
-            runtime_module(runtime).export(trained, artifact_draft, device)
+            module.export(trained, artifact_draft, device)
         loaded, verdict = compare_artifact(artifact_draft, trained, goldens, runtime, device)
         accuracies = compare_accuracy(loaded, trained, runtime)
-        packed = Path(scratch, archive_file(name, version))
-        beside = {file: trained.path.with_name(file) for file in ("contract.json", "goldens.npz")}
-        _pack(packed, trained, goldens, bundle, {artifact.name: artifact_draft, **beside})
+        packed = Path(scratch, file)
+        beside = {name: trained.path.with_name(name) for name in ("contract.json", "goldens.npz")}
+        try:
+            archive.pack(packed, {artifact.name: artifact_draft, **beside}, trained.contract, bundle)
+            hops = inprocess_hops(packed, goldens, runtime, COMPARED_THREADS)
+        except RuntimeError as error:
+            raise ValueError(f"{file} was not published. {error}") from error
+        for hop in hops:
+            if not (found := hop.comparison).ok:
+                raise ValueError(f"{file} differs from eager at {hop.hop}, so it was not published. {found.sentence}")
         entry = _entry(packed, trained, loaded, accuracies, bundle, time.perf_counter() - start)
         shutil.copyfile(packed, archive_draft)
-    outdated = manifest.add(store, name, entry)
-    return Exported(name, entry, verdict, outdated)
+    return Exported(bundle.name, entry, verdict, manifest.add(store, bundle.name, entry))
 
 
 def compare_artifact(
@@ -141,10 +132,7 @@ def compare_artifact(
     if (loaded.contract, loaded.weights) != (trained.contract, trained.digest):
         raise ValueError(f"The {runtime} artifact doesn't carry the contract and weights that it was made from.")
     limit = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device)
-    sizes = parity.batch_sizes(trained.contract.max_batch)
-    verdict = parity.worst_of(
-        [parity.compare(parity.run_goldens(loaded, goldens, size), goldens, limit) for size in sizes]
-    )
+    verdict = parity.worst_of([*compare_at_every_size(loaded, goldens, limit)])
     if not verdict.ok:
         raise ValueError(
             f"The {runtime} artifact does not answer as eager does, so it was not published. {verdict.sentence}"
@@ -152,36 +140,51 @@ def compare_artifact(
     return loaded, verdict
 
 
-def _pack(packed: Path, trained: Trained, goldens: Goldens, bundle: Bundle, files: dict[str, Path]) -> None:
-    """Packs an archive and runs it. Raises ValueError when it can't be made, does not run, or differs from eager."""
+@contextmanager
+def it_runs(path: Path, runtime: str) -> Iterator[None]:
+    """What a runtime raises for a file that it can't load or run becomes a ValueError: it is no difference."""
+    failures: tuple[type[Exception], ...] = (RuntimeError, KeyError)
+    if runtime.startswith("onnx"):
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        failures += (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf)
+        failures += (state.NotImplemented, state.RuntimeException)
     try:
-        archive.pack(packed, files, trained.contract, bundle)
-        found = inprocess_hops(packed, goldens, bundle.runtime, COMPARED_THREADS)
-    except RuntimeError as error:
-        raise ValueError(f"{packed.name} was not published. {error}") from error
-    for hop in found:
-        if not hop.comparison.ok:
-            raise ValueError(
-                f"{packed.name} differs from eager at {hop.hop}, so it was not published. {hop.comparison.sentence}"
-            )
+        with out_of_memory():
+            yield
+    except OutOfMemory:  # a full GPU says nothing of the file
+        raise
+    except failures as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path.name} can't be loaded and run as {runtime} at every batch size: {reason}") from None
+
+
+def load_to_compare(path: Path, runtime: str, device: str, threads: int) -> tuple[Loaded, Callable[[Rows], Outputs]]:
+    """An artifact, and the function that runs it. This and that raise ValueError where it can't be loaded or run."""
+    with it_runs(path, runtime):
+        loaded = load_artifact(runtime, path, device, threads, make_network)
+    return loaded, it_runs(path, runtime)(loaded.__call__)
+
+
+def compare_at_every_size(
+    run: Callable[[Rows], Outputs], goldens: Goldens, limit: parity.Tolerance
+) -> Iterator[parity.Comparison]:
+    """A verdict for each of `parity.batch_sizes`."""
+    for size in parity.batch_sizes(goldens.contract.max_batch):
+        yield parity.compare(parity.run_goldens(run, goldens, size), goldens, limit)
 
 
 def _entry(
-    packed: Path,
-    trained: Trained,
-    loaded: Loaded,
-    accuracies: Accuracies | None,
-    bundle: Bundle,
-    seconds: float,
+    packed: Path, trained: Trained, loaded: Loaded, accuracies: Sequence[float | None], bundle: Bundle, seconds: float
 ) -> manifest.Archive:
-    file = manifest.describe(packed)
+    with unpacked(packed) as directory:
+        paths = sorted(path for path in directory.rglob("*") if path.is_file())
+        files = {str(path.relative_to(directory)): manifest.describe(path) for path in paths}
     return manifest.Archive(
         file=packed.name,
-        sha256=file.sha256,
-        bytes=file.bytes,
+        **manifest.describe(packed).model_dump(),
+        **bundle.model_dump(include={"runtime", "version", "batch_size", "decoder"}),
         model=trained.contract.model,
-        runtime=bundle.runtime,
-        version=bundle.version,
         device=device_kind(loaded.device),
         provider=loaded.provider,
         precision=loaded.precision,
@@ -190,16 +193,8 @@ def _entry(
         weights=trained.digest,
         contract=trained.contract.digest,
         export_seconds=round(seconds, 3),
-        files=_contents(packed),
+        files=files,
         versions=versions(PACKAGES),
-        batch_size=bundle.batch_size,
-        decoder=bundle.decoder,
-        accuracy=accuracies.artifact if accuracies else None,
-        eager_accuracy=accuracies.eager if accuracies else None,
+        accuracy=accuracies[0],
+        eager_accuracy=accuracies[1],
     )
-
-
-def _contents(packed: Path) -> dict[str, manifest.File]:
-    with unpacked(packed) as directory:
-        paths = sorted(path for path in directory.rglob("*") if path.is_file())
-        return {str(path.relative_to(directory)): manifest.describe(path) for path in paths}

@@ -21,10 +21,10 @@ CALIBRATION = 128
 
 @dataclass(frozen=True)
 class Trained(Source):
-    """A trained network. What it was trained with lies in `data_directory` where it had to be downloaded."""
+    """A trained network, and what is known of its training."""
 
     metrics: Mapping[str, Any]
-    data_directory: Path = Path("data")
+    data_directory: Path = Path("data")  # where downloaded data lie
 
     @cached_property
     def data(self) -> Data:
@@ -52,23 +52,18 @@ def load_trained(model: str, artifacts: Path, data_directory: Path = Path("data"
     metrics_path = path.with_name("metrics.json")
     if not path.exists() or not metrics_path.exists():
         raise ValueError(f"{path} or {metrics_path.name} is missing. Train first: python -m training {model}")
-    metrics = _metrics(metrics_path, model)
-    digest = sha256(path)
+    try:
+        metrics: Any = json.loads(metrics_path.read_bytes())
+    except ValueError:
+        metrics = None
+    match metrics:  # the weights that it is about, and where their data came from
+        case {"weights_sha256": str(), "data": {"source": str(), "fingerprint": str()}}:
+            digest = sha256(path)
+        case _:
+            raise ValueError(f"{metrics_path} is damaged. Train again: python -m training {model}")
     if metrics["weights_sha256"] != digest:
         raise ValueError(f"{path} is not the file whose accuracy {metrics_path} states. Train again, or restore it.")
     network, contract = weights.read(path, make_network)
     if Contract.read(path.with_name("contract.json")) != contract:
         raise ValueError(f"{path} carries another contract than the contract.json beside it. Train again.")
     return Trained(network, contract, path, digest, metrics, data_directory)
-
-
-def _metrics(path: Path, model: str) -> dict[str, Any]:
-    """What export needs of it is there: the weights that it is about, and where their data came from."""
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_bytes())
-        told = (metrics["weights_sha256"], metrics["data"]["source"], metrics["data"]["fingerprint"])
-        if all(isinstance(one, str) for one in told):
-            return metrics
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{path} is damaged. Train again: python -m training {model}")

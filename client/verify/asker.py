@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 
@@ -18,28 +18,19 @@ from inference.protocol import ATTESTED
 from inference.runtime import device_kind
 from inference.store.manifest import Archive
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Asked:
-    """The goldens of one request, what its answer attests, and what is wrong with it: nothing where `problem` is "".
-
-    `outputs` [rows, *shape] are those of an answer that gave them; one in JSON has been checked already.
-    """
+    """The goldens of one request, and its answer."""
 
     rows: list[int]
-    served: dict[str, str]
-    outputs: Outputs | None = None
-    problem: str = ""
+    served: dict[str, str]  # what the answer attests
+    outputs: Outputs | None = None  # [rows, *shape] of an answer that gave them; one in JSON has been checked already
+    problem: str = ""  # what is wrong with the answer; "" where nothing is
 
     @property
     def was_alone(self) -> bool:
         return self.served.get("batch_size") == "1"
-
-
-class _Wrong(ValueError):
-    """An answer that can't be right, whatever the others are."""
 
 
 class Asker:
@@ -67,47 +58,36 @@ class Asker:
 
     def slack_of(self, served: Mapping[str, str]) -> float:
         """How much further from eager than the runtime's own limit an answer may be, for what decoded its input."""
-        return self.slack[served.get("decoder", "cpu")]
+        return self.slack[served.get("decoder", CPU)]
 
     def outputs(self, row: int) -> Asked:
-        return self._outputs([row], self.goldens.requests[row])
+        return self._outputs([row], partial(self.client.attested_outputs, self.goldens.requests[row], self.model))
 
     def rows(self, rows: list[int]) -> Asked:
         """Several goldens in one request, answered by outputs."""
-        return self._outputs(rows, rows_payload(self.contract, self.goldens.inputs[rows]))
+        sent = rows_payload(self.contract, self.goldens.inputs[rows])
+        return self._outputs(rows, partial(self.client.attested_outputs, sent, self.model))
 
     def same_outputs(self, row: int, outputs: Outputs) -> Asked:
         """JSON with all there is, made from just these outputs [1, *shape]."""
-        headers = self.contract.output.variants[-1]
-        return self._json([row], self.goldens.requests[row], headers, outputs, exact=True)
+        return self._json([row], self.goldens.requests[row], -1, outputs, exact=True)
 
     def json(self, row: int, turn: int) -> Asked:
         """JSON in one of its ways, each in turn, made from outputs within tolerance of eager's."""
-        return self._json([row], self.goldens.requests[row], self._variant(turn), self.goldens.outputs[[row]])
+        return self._json([row], self.goldens.requests[row], turn, self.goldens.outputs[[row]])
 
     def json_rows(self, rows: list[int], turn: int) -> Asked:
         sent = rows_payload(self.contract, self.goldens.inputs[rows])
-        return self._json(rows, sent, self._variant(turn), self.goldens.outputs[rows])
-
-    def _variant(self, turn: int) -> dict[str, str]:
-        variants = self.contract.output.variants
-        return variants[turn % len(variants)]
+        return self._json(rows, sent, turn, self.goldens.outputs[rows])
 
     def recorded(self, row: int, headers: Mapping[str, str], body: bytes) -> str:
         """What is wrong with an answer by outputs that was got without the client; "" where nothing is."""
-
-        def read() -> tuple[Outputs, float]:
-            served = attested(headers)
-            self._check(served)
-            outputs = read_npy(body, self.model)
-            self._check_shape(outputs)
-            if len(outputs) != 1:
-                raise _Wrong(f"The answer has {len(outputs)} rows instead of one.")
-            return outputs, self.slack_of(served)
-
-        found, problem = _tried(read)
-        if found is not None:
-            problem = parity.compare(found[0], self.goldens[[row]], self.limit, found[1]).sentence
+        asked = self._outputs([row], lambda: (read_npy(body, self.model), attested(headers)))
+        problem, outputs = asked.problem, asked.outputs
+        if outputs is not None and len(outputs) != 1:
+            problem = f"The answer has {len(outputs)} rows instead of one."
+        elif outputs is not None:
+            problem = parity.compare(outputs, self.goldens[[row]], self.limit, self.slack_of(asked.served)).sentence
         return f"{self.goldens.names[row]}: {problem}" if problem else ""
 
     def nonsense(self) -> str:
@@ -122,20 +102,24 @@ class Asker:
             return f"A bad request was answered: {error}"
         return "A bad request was taken for a good one."
 
-    def _outputs(self, rows: list[int], source: Source) -> Asked:
-        def ask() -> tuple[Outputs, dict[str, str]]:
-            outputs, served = self.client.attested_outputs(source, self.model)
-            self._check_shape(outputs)
+    def _outputs(self, rows: list[int], read: Callable[[], tuple[Outputs, dict[str, str]]]) -> Asked:
+        """`read` gives outputs, and what their answer attests."""
+
+        def ask() -> Asked:
+            outputs, served = read()
+            if outputs.shape[1:] != (expected := self.contract.output.shape):
+                raise ServerFailed(
+                    f"The answer has rows of shape {list(outputs.shape[1:])} instead of {list(expected)}."
+                )
             self._check(served)
-            return outputs, served
+            return Asked(rows, served, outputs)
 
-        found, problem = _tried(ask)
-        return Asked(rows, found[1], found[0]) if found else Asked(rows, {}, problem=problem)
+        return _asked(rows, ask)
 
-    def _json(
-        self, rows: list[int], source: Source, headers: dict[str, str], outputs: Outputs, *, exact: bool = False
-    ) -> Asked:
+    def _json(self, rows: list[int], source: Source, turn: int, outputs: Outputs, *, exact: bool = False) -> Asked:
         """JSON that was made from `outputs`: from just these where `exact`, else from some within tolerance of them."""
+        output = self.contract.output
+        headers = output.variants[turn % len(output.variants)]
 
         def ask() -> Asked:
             answers = self.client.predict_with(source, self.model, headers)
@@ -143,35 +127,29 @@ class Asker:
             self._check(served)
             atol, rtol = (0.0, 0.0) if exact else (self.limit.atol + self.slack_of(served), self.limit.rtol)
             slack = atol + rtol * np.abs(outputs.astype(np.float64))  # [N, *shape]
-            found = (
-                self.contract.output.disagreement(*one, headers) for one in zip(answers, outputs, slack, strict=True)
-            )
+            found = (output.disagreement(*one, headers) for one in zip(answers, outputs, slack, strict=True))
             return Asked(rows, served, problem=next(filter(None, found), ""))
 
-        asked, problem = _tried(ask)
-        return asked or Asked(rows, {}, problem=problem)
-
-    def _check_shape(self, outputs: Outputs) -> None:
-        """Raises _Wrong."""
-        if outputs.shape[1:] != (expected := self.contract.output.shape):
-            raise _Wrong(f"The answer has rows of shape {list(outputs.shape[1:])} instead of {list(expected)}.")
+        return _asked(rows, ask)
 
     def _check(self, served: dict[str, str]) -> None:
-        """Raises _Wrong. Which one of its devices a server has taken is its own affair; the kind of them is not."""
+        """Raises ServerFailed. Which of its devices a server has taken is its own affair; the kind of them is not."""
         if absent := [header for name, header in ATTESTED.items() if name not in served]:
-            raise _Wrong(f"The answer attests no {', '.join(absent)}.")
-        if served.get("decoder", "cpu") not in self.slack:
-            raise _Wrong(f"The answer attests decoder {served['decoder']!r}, and can be by {' or '.join(self.slack)}.")
+            raise ServerFailed(f"The answer attests no {', '.join(absent)}.")
+        if served["decoder"] not in self.slack:
+            raise ServerFailed(
+                f"The answer attests decoder {served['decoder']!r}, and can be by {' or '.join(self.slack)}."
+            )
         for name, value in self.expected.items():
             if (device_kind(served[name]) if name == "device" else served[name]) != value:
-                raise _Wrong(f"The answer attests {name} {served[name]!r} instead of {value!r}.")
+                raise ServerFailed(f"The answer attests {name} {served[name]!r} instead of {value!r}.")
 
 
-def _tried(ask: Callable[[], T]) -> tuple[T | None, str]:
+def _asked(rows: list[int], ask: Callable[[], Asked]) -> Asked:
     """What was found, or what was wrong. A token or a name that is refused says nothing about any answer."""
     try:
-        return ask(), ""
+        return ask()
     except (TokenRejected, UnknownModel):
         raise
-    except (Rejected, ServerFailed, _Wrong) as error:
-        return None, str(error)
+    except (Rejected, ServerFailed) as error:
+        return Asked(rows, {}, problem=str(error))

@@ -29,19 +29,27 @@ class HttpHops:
         self.asker, self.goldens = asker, asker.goldens
 
     def run(self) -> Iterator[Hop]:
-        yield Hop("http", self._one_by_one())
-        yield Hop("http_batched", self._batched())
+        """Every golden with no company: as outputs, and as JSON, which must be made from just those.
+
+        Then every golden among strangers: other goldens, whole arrays, and requests that must be refused. They must
+        have met in a batch, unless a worker takes one at a time. Then many more, as fast as they are answered.
+        """
+        alone = [self._alone(partial(self.asker.outputs, row)) for row in range(len(self.goldens))]
+        verdict = self._verdict(alone)
+        if verdict.ok:
+            pairs = [(one.rows[0], one.outputs) for one in alone if one.outputs is not None]
+            alone += [self._alone(partial(self.asker.same_outputs, *pair)) for pair in pairs]
+            verdict = self._verdict(alone)
+        yield Hop("http", verdict)
+        mixed = self._concurrently(self._ask_among_strangers, BATCHED_REQUESTS)
+        verdict = self._verdict(mixed)
+        if verdict.ok and self.asker.batches and all(one.was_alone for one in mixed if len(one.rows) == 1):
+            raise CannotCheck(
+                f"{self.asker.model}: no two of {len(mixed)} concurrent requests shared a batch. "
+                "Where the server takes one at a time, say so: --unbatched"
+            )
+        yield Hop("http_batched", verdict)
         yield Hop("http_load", self._verdict(self._concurrently(self._ask_under_load, LOAD_REQUESTS)))
-
-    def _one_by_one(self) -> parity.Comparison:
-        """Every golden with no company: as outputs, and as JSON, which must be made from just those."""
-        asked = [self._alone(partial(self.asker.outputs, row)) for row in range(len(self.goldens))]
-        verdict = self._verdict(asked)
-        return self._verdict(asked + [self._again_as_json(one) for one in asked]) if verdict.ok else verdict
-
-    def _again_as_json(self, one: Asked) -> Asked:
-        assert one.outputs is not None
-        return self._alone(partial(self.asker.same_outputs, one.rows[0], one.outputs))
 
     def _alone(self, ask: Callable[[], Asked]) -> Asked:
         """Asks again where another's request came into the batch: the bits of a sum may depend on the batch's size."""
@@ -55,41 +63,22 @@ class HttpHops:
             "Verify when the server is quiet."
         )
 
-    def _batched(self) -> parity.Comparison:
-        """Every golden among strangers: other goldens, whole arrays, and requests that must be refused.
-
-        They must have met in a batch, unless a worker takes one at a time.
-        """
-        asked = self._concurrently(self._ask_among_strangers, BATCHED_REQUESTS)
-        verdict = self._verdict(asked)
-        if verdict.ok and self.asker.batches and all(one.was_alone for one in asked if len(one.rows) == 1):
-            raise CannotCheck(
-                f"{self.asker.model}: no two of {len(asked)} concurrent requests shared a batch. "
-                "Where the server takes one at a time, say so: --unbatched"
-            )
-        return verdict
-
     def _ask_among_strangers(self, turn: int) -> Asked:
-        row = self._row(turn)
-        rows = [self._row(turn + 1), row, self._row(turn + 2)]
+        first, row, last = (number % len(self.goldens) for number in (turn + 1, turn, turn + 2))
         match turn % 7:
-            case 0:
-                problem = self.asker.nonsense()
-                return Asked([row], {}, problem=problem) if problem else self.asker.outputs(row)
+            case 0 if problem := self.asker.nonsense():
+                return Asked([row], {}, problem=problem)
             case 1:
-                return self.asker.rows(rows)
+                return self.asker.rows([first, row, last])
             case 2:
                 return self.asker.json(row, turn // 7)
             case 3:
-                return self.asker.json_rows(rows, turn // 7)
+                return self.asker.json_rows([first, row, last], turn // 7)
         return self.asker.outputs(row)
 
     def _ask_under_load(self, turn: int) -> Asked:
-        row = self._row(turn)
+        row = turn % len(self.goldens)
         return self.asker.outputs(row) if turn % 5 else self.asker.json(row, turn // 5)
-
-    def _row(self, turn: int) -> int:
-        return turn % len(self.goldens)
 
     def _concurrently(self, ask: Callable[[int], Asked], count: int) -> list[Asked]:
         """Up to `count` turns, `CONCURRENCY` in flight at a time. The first have every golden once, however long it
@@ -113,10 +102,9 @@ class HttpHops:
         expected = self.goldens[[row for one in right for row in one.rows]]
         slack = np.concatenate([np.full(len(one.rows), self.asker.slack_of(one.served)) for one in right])
         outputs = np.concatenate([one.outputs for one in right if one.outputs is not None])
-        verdict = parity.compare(outputs, expected, limit, slack)
-        verdict = replace(verdict, compared=sum(len(one.rows) for one in asked if not one.problem))
-        return _red(verdict, f"{len(problems)} of {len(asked)}: {problems[0]}") if problems else verdict
-
-
-def _red(verdict: parity.Comparison, sentence: str) -> parity.Comparison:
-    return replace(verdict, ok=False, sentence=verdict.sentence or sentence)
+        compared = sum(len(one.rows) for one in asked if not one.problem)
+        verdict = replace(parity.compare(outputs, expected, limit, slack), compared=compared)
+        if not problems:
+            return verdict
+        sentence = verdict.sentence or f"{len(problems)} of {len(asked)}: {problems[0]}"
+        return replace(verdict, ok=False, sentence=sentence)

@@ -15,17 +15,13 @@ from inference.tools.files import publish
 
 FOLDER = Path(__file__).with_name("evidence")
 
-# How many times the worst seen a limit may be, atol and rtol alike. Other processors, batch sizes and weights of the
-# same network add up in other orders, so what one machine saw is no limit; and at ten times that, what is wrong still
-# shows.
+# How many times the worst seen a limit may be, atol and rtol alike. Other processors, batch sizes and weights add up in
+# other orders, so what one machine saw is no limit; and at ten times that, what is wrong still shows.
 MARGIN = 10
 
 
 class Seen(Frozen):
-    """One artifact beside eager, over every input at every batch size and number of threads.
-
-    `worst` is the largest |a - b| by kind of input.
-    """
+    """One artifact beside eager, over every input at every batch size and number of threads."""
 
     runtime: str
     precision: str
@@ -33,7 +29,7 @@ class Seen(Frozen):
     compared: int
     flips: int
     error_ratio: float | None
-    worst: dict[str, float]
+    worst: dict[str, float]  # the largest |a - b| by kind of input
 
     @property
     def largest(self) -> float:
@@ -41,13 +37,13 @@ class Seen(Frozen):
 
 
 class Evidence(Frozen):
-    """One model on one kind of device. `inputs` is how many of each kind there were for each of `seeds` seeds."""
+    """One model on one kind of device."""
 
     model: str
     device: str
     weights: str
     seeds: int
-    inputs: int
+    inputs: int  # of each kind, for each seed
     batch_sizes: tuple[int, ...]
     threads: tuple[int, ...]
     largest_logit: float
@@ -87,49 +83,36 @@ def worst_of(row: dict[str, Any], evidence: list[Evidence]) -> float | None:
 def write_worst(evidence: list[Evidence]) -> None:
     """Puts the worst seen into each row of `tolerances.toml` that there is evidence for; limits are for people."""
     text = parity.TABLE.read_text()
-    head, *parts = re.split(r"^(?=\[\[tolerance\]\]$)", text, flags=re.MULTILINE)
-    rows = tomllib.loads(text)["tolerance"]
-    changed = [_with_worst(part, worst_of(row, evidence)) for part, row in zip(parts, rows, strict=True)]
+    written, *parts = re.split(r"^(?=\[\[tolerance\]\]$)", text, flags=re.MULTILINE)
+    for part, row in zip(parts, tomllib.loads(text)["tolerance"], strict=True):
+        worst = worst_of(row, evidence)
+        plain = "" if worst is None else f"worst = {worst:.2g}".replace("e-0", "e-")  # 1.4e-6, as people write it
+        # The first `worst` of a part is its row's own; what follows the row may be other tables.
+        written += re.sub(r"^worst = .*$", plain, part, count=1, flags=re.MULTILINE) if plain else part
     with publish(parity.TABLE) as draft:
-        draft.write_text(head + "".join(changed))
-
-
-def _with_worst(part: str, worst: float | None) -> str:
-    """The first `worst` of a part is its row's own; what follows the row may be other tables."""
-    if worst is None:
-        return part
-    return re.sub(r"^worst = .*$", f"worst = {_plain(worst)}", part, count=1, flags=re.MULTILINE)
-
-
-def _plain(value: float) -> str:
-    """1.4e-06 as people write it: 1.4e-6."""
-    return re.sub(r"e-0", "e-", f"{value:.2g}")
+        draft.write_text(written)
 
 
 def complaints() -> list[str]:
     """A sentence for each row of `tolerances.toml` that says another worst than the evidence, or allows too much."""
-    table, evidence = tomllib.loads(parity.TABLE.read_text()), read_all()
-    found = [_complaint(row, worst_of(row, evidence)) for row in table["tolerance"]]
-    return [sentence for sentence in [*found, *map(_complaint_of_decoder, table["decoding"])] if sentence]
+    table, evidence, found = tomllib.loads(parity.TABLE.read_text()), read_all(), []
+    for row in table["tolerance"]:
+        name = f"{row['runtime']} in {row['precision']} on {row['device']} about {row.get('model', 'all models')}"
+        worst = worst_of(row, evidence)
+        if worst is not None and row["worst"] != worst:
+            found.append(f"{name}: worst is {row['worst']:g}, and the evidence says {worst:g}.")
+        else:
+            found += _too_loose(name, row, atol="worst", rtol="worst")
+    for row in table["decoding"]:
+        name = f"{row['decoder']} about {row['model']}"
+        found += _too_loose(name, row, atol="worst", pixels="worst_pixels", enlarged="worst_enlarged")
+    return found
 
 
-def _complaint(row: dict[str, Any], worst: float | None) -> str:
-    name = f"{row['runtime']} in {row['precision']} on {row['device']} about {row.get('model', 'all models')}"
-    if worst is not None and row["worst"] != worst:
-        return f"{name}: worst is {row['worst']:g}, and the evidence says {worst:g}."
-    return _too_loose(name, row, "atol", "worst") or _too_loose(name, row, "rtol", "worst")
-
-
-def _complaint_of_decoder(row: dict[str, Any]) -> str:
-    name = f"{row['decoder']} about {row['model']}"
-    return (
-        _too_loose(name, row, "atol", "worst")
-        or _too_loose(name, row, "pixels", "worst_pixels")
-        or _too_loose(name, row, "enlarged", "worst_enlarged")
-    )
-
-
-def _too_loose(name: str, row: dict[str, Any], limit: str, worst: str) -> str:
-    if row[limit] <= MARGIN * row[worst]:
-        return ""
-    return f"{name}: {limit} is {row[limit]:g}, more than {MARGIN} times the worst seen, {row[worst]:g}."
+def _too_loose(name: str, row: dict[str, Any], **limits: str) -> list[str]:
+    """A sentence about the first of `limits` that is too far above the worst seen, which the row has by that name."""
+    return [
+        f"{name}: {limit} is {row[limit]:g}, more than {MARGIN} times the worst seen, {row[worst]:g}."
+        for limit, worst in limits.items()
+        if row[limit] > MARGIN * row[worst]
+    ][:1]

@@ -1,8 +1,8 @@
 """`python -m export bisect MODEL`: the first layer at which an artifact, as it lies on disk, differs from eager."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,26 +13,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from export.diagnose.layers import Layer, Layers, compare_layers
-from export.diagnose.walks import Walk, walk_eager, walk_network, walk_onnx, walk_torchscript
-from export.pipeline import THREADS, goldens_of
+from export.diagnose.layers import Layers, compare_layers
+from export.diagnose.walks import walk_eager, walk_network, walk_onnx, walk_torchscript
+from export.pipeline import THREADS, compare_at_every_size, goldens_of, it_runs, load_to_compare
 from export.trained import Trained, load_trained
 from inference import parity
-from inference.base import OutOfMemory, out_of_memory
 from inference.goldens import Goldens
-from inference.runtime import Loaded, load_artifact, runtime_module
+from inference.runtime import Loaded, runtime_module
 from inference.store.archive import unpacked
 from inference.tools.commands import no_crash_is_a_difference
 from inference.torch_graph import prepare
-from models import make_network
 
 # By the beginning of a runtime's name; a reduced precision is walked as the runtime that it is built on.
-WALKS: dict[str, Callable[[Path, str, int], Walk]] = {
-    "eager": walk_eager,
-    "onnx": walk_onnx,
-    "torchscript": walk_torchscript,
-}
-COLUMNS = ("layer", "operation", "shape", "largest difference", "limit", "")
+WALKS = {"eager": walk_eager, "onnx": walk_onnx, "torchscript": walk_torchscript}
 
 
 @dataclass(frozen=True)
@@ -65,113 +58,63 @@ def bisect(
     console, name = Console(), runtime.replace("-", "_")
     module = runtime_module(name)
     trained = load_trained(model, artifacts)
-    goldens = _goldens(trained)
+    if not (path := trained.path.with_name("goldens.npz")).exists():
+        raise ValueError(f"{path} is missing. Export first: python -m export {model}")
+    goldens = goldens_of(trained, renew=False)
     with (
         console.status(f"Walking {model} in {name} beside eager"),
         _artifact(trained.path.with_name(module.ARTIFACT), archive) as path,
     ):
         found = _look(path, name, device, trained, goldens)
-    _print(console, found, trained, goldens)
-    if found.layers.first is not None or not found.logits.ok:
+    layers, columns = found.layers, ("layer", "operation", "shape", "largest difference", "limit", "")
+    title = f"{found.file} on {found.loaded.device} beside eager: {len(layers.layers)} of {layers.steps} steps compared"
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE)
+    for layer in layers.layers:
+        verdict = "[red]differs[/]" if layer.differs else "[green]same[/]"
+        figures = [f"{figure:.2g}" for figure in (layer.distance, layer.limit)]
+        table.add_row(escape(layer.name), layer.operation, escape(str([*layer.shape])), *figures, verdict)
+    console.print(table)
+    for sentence in _sentences(found, trained, goldens):
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
+    if layers.first is not None or not found.logits.ok:
         raise typer.Exit(1)
-
-
-def _goldens(trained: Trained) -> Goldens:
-    path = trained.path.with_name("goldens.npz")
-    if not path.exists():
-        raise ValueError(f"{path} is missing. Export first: python -m export {trained.contract.model}")
-    return goldens_of(trained, renew=False)
 
 
 @contextmanager
 def _artifact(beside: Path, archive: Path | None) -> Iterator[Path]:
     """The file to look at. Raises ValueError when it isn't there."""
-    if archive is None:
-        if not beside.is_file():
-            raise ValueError(f"{beside} is missing. Export it first, or give an archive: --archive FILE.mar")
-        yield beside
-        return
-    if not archive.is_file():
+    if archive is None and not beside.is_file():
+        raise ValueError(f"{beside} is missing. Export it first, or give an archive: --archive FILE.mar")
+    if archive is not None and not archive.is_file():
         raise ValueError(f"{archive} is missing.")
-    with _unpacked(archive) as directory:
-        if not (directory / beside.name).is_file():
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(unpacked(archive)) / beside.name if archive else beside
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+        if not path.is_file():
             raise ValueError(f"{archive} holds no {beside.name}. Give --runtime the runtime that it is of.")
-        yield directory / beside.name
-
-
-@contextmanager
-def _unpacked(archive: Path) -> Iterator[Path]:
-    try:
-        with unpacked(archive) as directory:
-            yield directory
-    except RuntimeError as error:
-        raise ValueError(str(error)) from None
-
-
-@contextmanager
-def it_runs(path: Path, runtime: str) -> Iterator[None]:
-    """What a runtime raises for a file that it can't load or run becomes a ValueError: it is no difference."""
-    failures: tuple[type[Exception], ...] = (RuntimeError, KeyError)
-    if runtime.startswith("onnx"):
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-        failures += (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf)
-        failures += (state.NotImplemented, state.RuntimeException)
-    try:
-        with out_of_memory():
-            yield
-    except OutOfMemory:  # a full GPU says nothing of the file
-        raise
-    except failures as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path.name} can't be loaded and run as {runtime} at every batch size: {reason}") from None
+        yield path
 
 
 def _look(path: Path, runtime: str, device: str, trained: Trained, goldens: Goldens) -> Found:
-    """Raises ValueError for an artifact that can't be walked; then its logits alone are compared."""
-    with it_runs(path, runtime):
-        loaded = load_artifact(runtime, path, device, THREADS, make_network)
-        answers = [parity.run_goldens(loaded, goldens, size) for size in parity.batch_sizes(trained.contract.max_batch)]
+    """Raises ValueError for an artifact that can't be walked, which says whether its logits differ."""
+    loaded, run = load_to_compare(path, runtime, device, THREADS)
     row = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device)
-    logits = parity.worst_of([parity.compare(answer, goldens, row) for answer in answers])
+    logits = parity.worst_of([*compare_at_every_size(run, goldens, row)])
     open_walk = WALKS.get(runtime.partition("_")[0])
     if open_walk is None:
-        raise ValueError(_unwalkable(path, logits))
+        outcome = f"differ from eager's: {logits.sentence}" if logits.sentence else "are eager's within the limit."
+        raise ValueError(
+            f"{path.name} is compiled code, which has no graph to walk. Bisect torchscript and onnx: what differs "
+            "there too is the network's or its export's, and what doesn't is the compiler's. "
+            f"The logits of {path.name} {outcome}"
+        )
     with it_runs(path, runtime):
         walk = open_walk(path, device, THREADS)
-    layers = compare_layers(
-        walk_network(trained.network),
-        walk_network(copy.deepcopy(trained.network).double()),
-        it_runs(path, runtime)(walk),
-        goldens,
-        row,
-    )
+    eager, oracle = walk_network(trained.network), walk_network(copy.deepcopy(trained.network).double())
+    layers = compare_layers(eager, oracle, it_runs(path, runtime)(walk), goldens, row)
     return Found(path.name, loaded, logits, layers)
-
-
-def _unwalkable(path: Path, logits: parity.Comparison) -> str:
-    outcome = f"differ from eager's: {logits.sentence}" if logits.sentence else "are eager's within the limit."
-    return (
-        f"{path.name} is compiled code, which has no graph to walk. Bisect torchscript and onnx: what differs there "
-        f"too is the network's or its export's, and what doesn't is the compiler's. The logits of {path.name} {outcome}"
-    )
-
-
-def _print(console: Console, found: Found, trained: Trained, goldens: Goldens) -> None:
-    console.print(_table(found))
-    for sentence in _sentences(found, trained, goldens):
-        console.print(escape(sentence), highlight=False, soft_wrap=True)
-
-
-def _table(found: Found) -> Table:
-    layers = found.layers
-    title = f"{found.file} on {found.loaded.device} beside eager: {len(layers.layers)} of {layers.steps} steps compared"
-    table = Table(*COLUMNS, title=title, title_justify="left", box=box.SIMPLE)
-    for layer in layers.layers:
-        verdict = "[red]differs[/]" if layer.differs else "[green]same[/]"
-        figures = [f"{figure:.2g}" for figure in (layer.distance, layer.limit)]
-        table.add_row(escape(layer.name), layer.operation, escape(str([*layer.shape])), *figures, verdict)
-    return table
 
 
 def _sentences(found: Found, trained: Trained, goldens: Goldens) -> Iterator[str]:
@@ -179,7 +122,11 @@ def _sentences(found: Found, trained: Trained, goldens: Goldens) -> Iterator[str
         yield f"{found.file} says that it was made from other weights than {trained.path.name}."
     first = found.layers.first
     if first is not None:
-        yield _first(found.layers.layers[first], goldens)
+        layer = found.layers.layers[first]
+        yield (
+            f"The first layer that differs is {layer.name} ({layer.operation}, {[*layer.shape]}): {layer.there:.7g} "
+            f'instead of {layer.here:.7g} at golden "{goldens.names[layer.golden]}", {[*layer.place]}.'
+        )
         if before := found.layers.skipped[first]:
             yield f"Of what may be at fault too, {found.file} has no value to compare: {', '.join(before)}."
         if found.logits.ok:
@@ -191,10 +138,3 @@ def _sentences(found: Found, trained: Trained, goldens: Goldens) -> Iterator[str
             f"No layer differs, but the logits do: {found.logits.sentence} The fault is behind the graph: in what "
             f"{found.loaded.provider} makes of it when it is loaded, or at a batch size of the logits alone."
         )
-
-
-def _first(layer: Layer, goldens: Goldens) -> str:
-    return (
-        f"The first layer that differs is {layer.name} ({layer.operation}, {[*layer.shape]}): {layer.there:.7g} "
-        f'instead of {layer.here:.7g} at golden "{goldens.names[layer.golden]}", {[*layer.place]}.'
-    )

@@ -1,20 +1,20 @@
-"""Walks: each takes pixels through a network or an artifact and gives back the result of every step."""
+"""Walks: each takes inputs through a network or an artifact and gives back the result of every step."""
 
 import ast
 import copy
 import tempfile
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from export.diagnose.steps import COPIES, Step, kind
 from inference import weights
 from inference.inputs import Rows
 from inference.runtimes import onnx as onnx_runtime
@@ -22,13 +22,57 @@ from inference.runtimes.torchscript import deprecated
 from inference.torch_graph import prepare
 from models import make_network
 
+# One word for what PyTorch and ONNX have several names for. Any other operation is called what it is called there.
+WORDS = {
+    "convolution": ("conv", "conv1d", "conv2d", "conv3d"),
+    "linear": ("addmm", "gemm", "matmul", "mm"),
+    "normalisation": ("batch_norm", "native_batch_norm", "batchnormalization"),
+    "max pool": ("max_pool2d", "maxpool"),
+    "average": ("adaptive_avg_pool2d", "averagepool", "avg_pool2d", "globalaveragepool", "mean", "reducemean"),
+    "reshape": ("flatten", "squeeze", "unsqueeze", "view"),
+    "permute": ("transpose",),
+    "layer norm": ("layer_norm", "native_layer_norm", "layernormalization"),
+}
+KINDS = {name: word for word, names in WORDS.items() for name in names}
+
+# They hand on what they are given, in another type or place.
+COPIES = {
+    *("alias", "cast", "clone", "contiguous", "detach", "identity", "to", "to_copy"),
+    *("dequantizelinear", "quantizelinear"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation's result."""
+
+    operation: str
+    value: NDArray[Any]  # floating-point [B, …]
+    constant: bool  # whether a constant of the network was among what it was computed from
+    layer: str = ""  # the module, or the constant's name where that is the whole network; "" where the graph says none
+
+
 Walk = Callable[[Rows], list[Step]]  # [B, *input.shape] → the steps in the order in which they are computed
+
+
+def kind(name: str) -> str:
+    """An operation's name in PyTorch or ONNX → this file's word for it: "relu_" and "Relu" are both "relu"."""
+    plain = name.lower().strip("_")
+    return KINDS.get(plain, plain)
 
 
 def walk_network(network: nn.Module, device: str = "cpu") -> Walk:
     """PyTorch's own operations while the network runs as it is: nothing is traced, and nothing is folded."""
     watched = copy.deepcopy(network).to(device)
-    path = _follow(watched)
+    path: list[str] = []  # the modules that are being computed, the innermost last; the whole network is not named
+
+    def leave(*_: object) -> None:
+        del path[-1]
+
+    for name, module in watched.named_modules():
+        if name:
+            module.register_forward_pre_hook(lambda *_, name=name: path.append(name))
+            module.register_forward_hook(leave)
 
     def walk(rows: Rows) -> list[Step]:
         record = _Record(watched, path)
@@ -37,6 +81,32 @@ def walk_network(network: nn.Module, device: str = "cpu") -> Walk:
         return record.steps
 
     return walk
+
+
+class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the operations that are called while it is entered, and in which module."""
+
+    def __init__(self, network: nn.Module, path: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[Step] = []
+        self._path, self._whole = path, type(network).__name__
+        self._names = {id(tensor): name for name, tensor in chain(network.named_parameters(), network.named_buffers())}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        constants = [self._names[id(value)] for value in args if id(value) in self._names]
+        layer = self._path[-1] if self._path else next(iter(constants), self._whole)
+        self.steps += _step(func.overloadpacket.__name__, result, bool(constants), layer)
+        return result
+
+
+def _step(name: str, result: Any, constant: bool, layer: str = "") -> Iterator[Step]:
+    """A step, if it is one to be compared. The result is copied, since a later step may work in its place."""
+    value = result[0] if isinstance(result, tuple | list) and result else result
+    operation = kind(name)
+    if isinstance(value, Tensor) and value.is_floating_point() and operation not in COPIES:
+        dtype = value.dtype if value.dtype == torch.float64 else torch.float32  # NumPy has no bfloat16
+        yield Step(operation, value.detach().to("cpu", dtype, copy=True).numpy(), constant, layer)
 
 
 def walk_eager(path: Path, device: str, threads: int) -> Walk:
@@ -63,23 +133,22 @@ def walk_onnx(path: Path, device: str, threads: int) -> Walk:
         onnx.save(model, Path(scratch, path.name))
         session = onnx_runtime.open_session(Path(scratch, path.name), device, threads)
 
+    def layer(node: Any) -> str:
+        """What PyTorch's exporter noted: the modules, from the outermost inwards, and the operation."""
+        scopes = next((note.value for note in node.metadata_props if note.key == "pkg.torch.onnx.name_scopes"), "[]")
+        modules = ["", *ast.literal_eval(scopes)[:-1]]
+        return modules[-1] or next((name for name in node.input if name in constants), "")
+
     def walk(rows: Rows) -> list[Step]:
         with onnx_runtime.onnx_out_of_memory():
             values = session.run(results, {session.get_inputs()[0].name: rows})
         return [
-            Step(kind(node.op_type), value, not constants.isdisjoint(node.input), _layer(node, constants))
+            Step(kind(node.op_type), value, not constants.isdisjoint(node.input), layer(node))
             for node, value in zip(nodes, values, strict=True)
             if np.issubdtype(value.dtype, np.floating)
         ]
 
     return walk
-
-
-def _layer(node: Any, constants: Collection[str]) -> str:
-    """What PyTorch's exporter noted about a node: the modules, from the outermost inwards, and the operation."""
-    scopes = next((note.value for note in node.metadata_props if note.key == "pkg.torch.onnx.name_scopes"), "[]")
-    modules = ast.literal_eval(scopes)[:-1]
-    return (modules and modules[-1]) or next((name for name in node.input if name in constants), "")
 
 
 def walk_torchscript(path: Path, device: str, threads: int) -> Walk:
@@ -95,25 +164,23 @@ def walk_torchscript(path: Path, device: str, threads: int) -> Walk:
         if next(node.blocks(), None):
             raise ValueError(f"The graph of {path.name} branches ({node.kind()}), so its layers can't be compared.")
 
+    @torch.inference_mode()
     def walk(rows: Rows) -> list[Step]:
-        with torch.inference_mode():
-            return list(_interpret(graph, module, torch.from_numpy(rows).to(device)))
+        given = (module, torch.from_numpy(rows).to(device))
+        values = dict(zip([value.debugName() for value in graph.inputs()], given, strict=True))
+        constants: set[str] = set()
+        steps: list[Step] = []
+        for node in graph.nodes():
+            inputs, outputs = ([value.debugName() for value in side()] for side in (node.inputs, node.outputs))
+            result = _evaluate(node, [values[name] for name in inputs])
+            values.update(zip(outputs, result if len(outputs) > 1 else [result], strict=True))
+            if node.kind() in ("prim::Constant", "prim::GetAttr"):
+                constants |= {output for output in outputs if isinstance(values[output], Tensor)}
+            else:
+                steps += _step(node.kind().partition("::")[2], result, not constants.isdisjoint(inputs))
+        return steps
 
     return walk
-
-
-def _interpret(graph: Any, module: torch.jit.ScriptModule, images: Tensor) -> Iterator[Step]:
-    values = dict(zip([value.debugName() for value in graph.inputs()], (module, images), strict=True))
-    constants = set()
-    for node in graph.nodes():
-        inputs, outputs = ([value.debugName() for value in side()] for side in (node.inputs, node.outputs))
-        result = _evaluate(node, [values[name] for name in inputs])
-        values.update(zip(outputs, result if len(outputs) > 1 else [result], strict=True))
-        name = node.kind().partition("::")[2]
-        if node.kind() in ("prim::Constant", "prim::GetAttr"):
-            constants |= {output for output in outputs if isinstance(values[output], Tensor)}
-        else:
-            yield from _step(name, result, constant=not constants.isdisjoint(inputs))
 
 
 def _evaluate(node: Any, inputs: list[Any]) -> Any:
@@ -131,45 +198,3 @@ def _evaluate(node: Any, inputs: list[Any]) -> Any:
     namespace, _, name = schema.name.partition("::")
     operation = getattr(getattr(getattr(torch.ops, namespace), name), schema.overload_name or "default")
     return operation(**{argument.name: value for argument, value in zip(schema.arguments, inputs, strict=True)})
-
-
-def _step(name: str, result: Any, constant: bool, layer: str = "") -> Iterator[Step]:
-    """A step, if it is one to be compared. The result is copied, since a later step may work in its place."""
-    value = result[0] if isinstance(result, tuple | list) and result else result
-    operation = kind(name)
-    if not isinstance(value, Tensor) or not value.is_floating_point() or operation in COPIES:
-        return
-    dtype = value.dtype if value.dtype == torch.float64 else torch.float32  # NumPy has no bfloat16
-    yield Step(operation, value.detach().to("cpu", dtype, copy=True).numpy(), constant, layer)
-
-
-class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the operations that are called while it is entered, and in which module."""
-
-    def __init__(self, network: nn.Module, path: deque[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.steps: list[Step] = []
-        self._path = path
-        self._whole = type(network).__name__
-        self._names = {id(tensor): name for name, tensor in chain(network.named_parameters(), network.named_buffers())}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        constants = [self._names[id(value)] for value in args if id(value) in self._names]
-        layer = self._path[-1] if self._path else next(iter(constants), self._whole)
-        self.steps += _step(func.overloadpacket.__name__, result, bool(constants), layer)
-        return result
-
-
-def _follow(network: nn.Module) -> deque[str]:
-    """The modules that are being computed at any moment, the innermost last; the whole network is not named."""
-    path: deque[str] = deque()
-
-    def leave(*_: Any) -> None:
-        path.pop()
-
-    for name, module in network.named_modules():
-        if name:
-            module.register_forward_pre_hook(lambda *_, name=name: path.append(name))
-            module.register_forward_hook(leave)
-    return path

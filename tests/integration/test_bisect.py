@@ -16,10 +16,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from export.__main__ import further
-from export.diagnose.bisect import WALKS, it_runs
+from export.diagnose.bisect import WALKS
 from export.diagnose.layers import Layers, compare_layers
 from export.diagnose.walks import walk_network
-from export.pipeline import make_goldens
+from export.pipeline import it_runs, make_goldens
 from export.trained import Trained
 from inference import parity, weights
 from inference.base import OutOfMemory

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from export.diagnose.layers import Layers, compare_layers
-from export.diagnose.steps import Step, kind, same_steps
-from export.diagnose.walks import Walk, walk_onnx
+from export.diagnose.layers import Layers, compare_layers, same_steps
+from export.diagnose.walks import Step, Walk, kind, walk_onnx
 from inference.goldens import Goldens
 from inference.inputs.image import ImageInput, Pixels
 from inference.parity import Tolerance
