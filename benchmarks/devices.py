@@ -88,7 +88,7 @@ def main(
 ) -> None:
     """Compare every exported runtime on DEVICE with eager on the CPU, and nvJPEG with the CPU's decoder."""
     trained = load_trained(model, Path("artifacts"))
-    folder, pixels = trained.path.parent, trained.data.held_out.images
+    folder, pixels = trained.path.parent, trained.data.held_out.inputs
     goldens, expected = Goldens.read(folder / "goldens.npz"), answer(trained.network, pixels)
     for name, loaded in runtimes(folder, device):
         measure(name, loaded, goldens, pixels, expected)

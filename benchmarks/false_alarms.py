@@ -113,7 +113,7 @@ def chunks(trained: Trained, inputs: int, seed: int) -> Iterator[Goldens]:
     contract = trained.contract
     if not isinstance(contract.input, ImageInput):
         raise ValueError(f"{contract.model} takes no images, and nothing else is drawn at random.")
-    requests = RandomRequests(trained.data.held_out.images, contract.input, seed)
+    requests = RandomRequests(trained.data.held_out.inputs, contract.input, seed)
     for rows in parity.batches(CHUNK, inputs):
         names, bodies, pixels = zip(*(requests.draw() for _ in range(rows.stop - rows.start)), strict=True)
         numbered = [f"input {number}, {name}" for number, name in enumerate(names, rows.start + 1)]

@@ -29,8 +29,8 @@ def compare_accuracy(loaded: Loaded, trained: Trained, runtime: str) -> tuple[fl
     held_out, size = trained.data.held_out, trained.contract.max_batch
 
     def accuracy(run: Callable[[Rows], NDArray[Any]]) -> float:
-        outputs = [run(held_out.images[rows]) for rows in parity.batches(size, len(held_out))]
-        return trained.contract.output.share_right(np.concatenate(outputs), held_out.labels)
+        outputs = [run(held_out.inputs[rows]) for rows in parity.batches(size, len(held_out))]
+        return trained.contract.output.share_right(np.concatenate(outputs), held_out.targets)
 
     artifact, eager = accuracy(loaded), accuracy(lambda rows: answer(trained.network, rows))
     if round(eager - artifact, 9) > allowed:

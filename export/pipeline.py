@@ -71,7 +71,7 @@ def goldens_of(trained: Trained, renew: bool) -> Goldens:
 def make_goldens(trained: Trained) -> Goldens:
     """Held-out inputs as requests, answered by the eager model."""
     spec = trained.contract.input
-    names, requests = zip(*spec.requests(trained.data.held_out.images), strict=True)
+    names, requests = zip(*spec.requests(trained.data.held_out.inputs), strict=True)
     return answered_by_eager(trained, names, requests, np.concatenate([spec.decode(body) for body in requests]))
 
 

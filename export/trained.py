@@ -40,7 +40,7 @@ class Trained(Source):
     @property
     def calibration(self) -> Rows:
         """At most `CALIBRATION` rows from all over the validation split: none that the accuracy is measured on."""
-        rows = self.data.validation.images
+        rows = self.data.validation.inputs
         chosen: Rows = rows[np.linspace(0, len(rows) - 1, min(CALIBRATION, len(rows))).astype(int)]
         return chosen
 

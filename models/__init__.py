@@ -18,19 +18,19 @@ from inference.contract import Contract
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [N, height, width, channels] and labels int64 [N].
+    """Inputs [N, …] and targets [N]: of a classifier the indices of labels.
 
-    Images to train on may be larger than the graph takes, for `augment` to cut from. `names` are what the labels stand
-    for, where the data say it, and `files` hold the images, where they have files.
+    Inputs to train on may be larger than the graph takes, for `augment` to cut from. `names` are what the targets stand
+    for, where the data say it, and `files` hold the inputs, where they have files.
     """
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    inputs: NDArray[Any]
+    targets: NDArray[np.int64]
     names: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Data:
         """SHA-256 over every array with its name, dtype and shape, in hexadecimal."""
         digest = hashlib.sha256()
         for name, split in self.splits.items():
-            for array in (split.images, split.labels):
+            for array in (split.inputs, split.targets):
                 digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()

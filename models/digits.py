@@ -62,7 +62,7 @@ def network(contract: Contract) -> nn.Module:
 
 
 def contract(train: Split) -> Contract:
-    mean, std = train.images.mean() / 255, train.images.std() / 255
+    mean, std = train.inputs.mean() / 255, train.inputs.std() / 255
     spec = ImageInput(**{**INPUT.model_dump(), "mean": (round(mean, 4),), "std": (round(std, 4),)})
     return Contract(model="digits", inputs=(spec,), outputs=(ClassesOutput(labels=LABELS),))
 
@@ -119,5 +119,5 @@ def _stratified(split: Split, share: float) -> tuple[Split, Split]:
     """The split without `share` of it, and that share. Labels keep their proportions; the choice is always the same."""
     from sklearn.model_selection import train_test_split
 
-    rest, taken = train_test_split(np.arange(len(split)), test_size=share, stratify=split.labels, random_state=0)
-    return Split(split.images[rest], split.labels[rest]), Split(split.images[taken], split.labels[taken])
+    rest, taken = train_test_split(np.arange(len(split)), test_size=share, stratify=split.targets, random_state=0)
+    return Split(split.inputs[rest], split.targets[rest]), Split(split.inputs[taken], split.targets[taken])

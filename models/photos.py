@@ -117,7 +117,7 @@ def contract(train: Split, arch: str = "resnet50", pretrained: bool = False) -> 
     if not pretrained:
         values = torch.arange(256, dtype=torch.float64) / 255
         counts = torch.zeros(3, 256, dtype=torch.float64)
-        for image in torch.from_numpy(train.images):
+        for image in torch.from_numpy(train.inputs):
             counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in image.unbind(2)])
         shares = counts / counts.sum(dim=1, keepdim=True)
         means = shares @ values

@@ -38,9 +38,9 @@ def small_photos(folder: Path) -> Iterator[Trained]:
     network = photos.network(CONTRACT).train()
     with torch.no_grad():
         for _ in range(20):
-            network(torch.from_numpy(train.images))
-    right = answer(network.eval(), held_out.images).argmax(axis=1)
-    data = Data("synthetic", train, validation, replace(held_out, labels=right))
+            network(torch.from_numpy(train.inputs))
+    right = answer(network.eval(), held_out.inputs).argmax(axis=1)
+    data = Data("synthetic", train, validation, replace(held_out, targets=right))
     weights.write(folder / "weights.safetensors", network, CONTRACT)
     (folder / "contract.json").write_text(CONTRACT.to_json())
     metrics = {

@@ -93,7 +93,7 @@ def run_epoch(job: Job, state: State, advance: Callable[[], None]) -> dict[str, 
 
 def train_epoch(job: Job, state: State, advance: Callable[[], None]) -> float:
     """One pass over the training split in random order. Returns the mean loss."""
-    images, labels = map(torch.from_numpy, (job.data.train.images, job.data.train.labels))
+    images, labels = map(torch.from_numpy, (job.data.train.inputs, job.data.train.targets))
     total = torch.zeros((), device=job.device)
     crop = () if job.recipe.crop is None else (job.recipe.crop,)
     freeze(job, state)
@@ -136,7 +136,7 @@ def last_layer(network: nn.Module) -> nn.Module:
 
 def validate(job: Job, state: State) -> Best:
     """The state's network on the validation split, as a candidate for the best."""
-    images, labels = map(torch.from_numpy, (job.data.validation.images, job.data.validation.labels))
+    images, labels = map(torch.from_numpy, (job.data.validation.inputs, job.data.validation.targets))
     parallel.take_buffers_of_rank_0(state.judged)
     logits = parallel.gathered(predict(state.judged, parallel.share(images), job.device), len(labels))
     accuracy = multiclass_accuracy(logits, labels, num_classes=logits.shape[1], average="micro").item()

@@ -32,7 +32,7 @@ def publish_all(folder: Path, job: Job, result: TrainingResult) -> dict[str, Any
     That file is written last and holds the digest of the weights, so when it fits them everything is of one training.
     """
     held_out, labels = job.data.held_out, cast(ClassesOutput, job.contract.output).labels
-    logits = predict(result.network, torch.from_numpy(held_out.images), job.device)
+    logits = predict(result.network, torch.from_numpy(held_out.inputs), job.device)
     publish_text(folder / "contract.json", job.contract.to_json())
     pictures = {"confusion": confusion_picture, "misclassified": misclassified_picture}
     for name, picture in pictures.items():
@@ -52,7 +52,7 @@ def publish_all(folder: Path, job: Job, result: TrainingResult) -> dict[str, Any
 
 def scores(logits: Tensor, split: Split, labels: tuple[str, ...]) -> dict[str, Any]:
     """Accuracy over a split, and precision, recall, f1 and support for each label."""
-    targets, count = torch.from_numpy(split.labels), len(labels)
+    targets, count = torch.from_numpy(split.targets), len(labels)
     columns = {
         "precision": classification.multiclass_precision(logits, targets, count, average=None).tolist(),
         "recall": classification.multiclass_recall(logits, targets, count, average=None).tolist(),
@@ -92,7 +92,7 @@ def device_name(device: torch.device) -> str:
 
 def confusion_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> Figure:
     """Counts of true label (rows) against answer (columns)."""
-    targets = torch.from_numpy(split.labels)
+    targets = torch.from_numpy(split.targets)
     counts = classification.multiclass_confusion_matrix(logits, targets, len(labels)).numpy()
     side = max(6, 0.2 * len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -110,14 +110,14 @@ def confusion_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> 
 def misclassified_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> Figure:
     """Held-out images with a wrong answer, those first that the network was surest of."""
     scores, answers = (part.numpy() for part in logits.softmax(dim=1).max(dim=1))
-    wrong = np.flatnonzero(answers != split.labels)
+    wrong = np.flatnonzero(answers != split.targets)
     worst = wrong[np.argsort(-scores[wrong])][:SHOWN]
     figure = Figure(figsize=(9, 1 + 1.6 * max(1, -(-len(worst) // 6))), layout="constrained")
     figure.suptitle(f"Misclassified: {len(wrong):,} of {len(split):,} (true label → answer, its score)")
     for place, index in enumerate(worst):
         axes = figure.add_subplot(-(-len(worst) // 6), 6, place + 1)
-        axes.imshow(pixels(split.images[index]), cmap="gray")
-        title = f"{labels[split.labels[index]]} → {labels[answers[index]]}, {scores[index]:.2f}"
+        axes.imshow(pixels(split.inputs[index]), cmap="gray")
+        title = f"{labels[split.targets[index]]} → {labels[answers[index]]}, {scores[index]:.2f}"
         axes.set_title(title, fontsize=8 if max(map(len, labels)) > 3 else 10)
         axes.axis("off")
     return figure
@@ -131,13 +131,13 @@ def pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def publish_samples(folder: Path, split: Split, names: tuple[str, ...]) -> None:
     """The first image of each label that the split holds, to predict: its own file, or where it has none a PNG file."""
     for label, name in enumerate(names):
-        for row in np.flatnonzero(split.labels == label)[:1]:
+        for row in np.flatnonzero(split.targets == label)[:1]:
             file = split.files[row] if split.files else None
             with publish(folder / f"{name}{file.suffix.lower() if file else '.png'}") as draft:
                 if file:
                     shutil.copyfile(file, draft)
                 else:
-                    Image.fromarray(pixels(split.images[row])).save(draft)
+                    Image.fromarray(pixels(split.inputs[row])).save(draft)
 
 
 def publish_text(path: Path, text: str) -> None:

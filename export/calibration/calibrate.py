@@ -58,7 +58,7 @@ def calibrate(
         raise ValueError("The evidence is about every runtime of a model. Leave out --runtime, or --write.")
     paths = _artifacts(trained, runtime, device)
     spec = trained.contract.input
-    rows = [split.images for split in trained.data.splits.values() if split.images.shape[1:] == spec.shape]
+    rows = [split.inputs for split in trained.data.splits.values() if split.inputs.shape[1:] == spec.shape]
     drawn = [spec.probes(rows, np.random.default_rng(seed), inputs) for seed in range(seeds)]
     probes = {kind: np.concatenate([one[kind] for one in drawn]) for kind in drawn[0]}
     title = f"{seeds * inputs * len(probes):,} inputs, {inputs} each of {', '.join(probes)} for each of {seeds} seeds"

@@ -87,7 +87,7 @@ def test_on_a_cpu_a_worker_takes_one_photograph_at_a_time(int8: Exported, store:
 def test_int8_is_calibrated_on_at_least_a_hundred_images_that_no_accuracy_is_measured_on(trained: Trained) -> None:
     images = trained.calibration
     assert len(images) >= 100
-    assert {image.tobytes() for image in images} <= {image.tobytes() for image in trained.data.validation.images}
+    assert {image.tobytes() for image in images} <= {image.tobytes() for image in trained.data.validation.inputs}
 
 
 def test_int8_computes_over_bytes(trained: Trained, int8: Exported) -> None:
@@ -114,7 +114,7 @@ def test_what_loses_more_than_is_allowed_is_not_published(
 
 def constant(trained: Trained) -> Loaded:
     """Answers the rarest of eager's labels, whatever it is asked."""
-    rarest = np.bincount(trained.data.held_out.labels, minlength=3).argmin()
+    rarest = np.bincount(trained.data.held_out.targets, minlength=3).argmin()
 
     def run(batch: Pixels) -> Outputs:
         return np.tile(np.eye(3, dtype=np.float32)[rarest], (len(batch), 1))

@@ -78,8 +78,8 @@ def test_the_default_recipe_reaches_98_5_percent(metrics: dict[str, Any]) -> Non
 def test_the_metrics_are_those_of_the_published_weights(published: Path, metrics: dict[str, Any], data: Data) -> None:
     network, contract = weights.read(published / "weights.safetensors", make_network)
     with torch.inference_mode():
-        answers = network(torch.from_numpy(data.held_out.images)).argmax(dim=1)
-    wanted = torch.from_numpy(data.held_out.labels)
+        answers = network(torch.from_numpy(data.held_out.inputs)).argmax(dim=1)
+    wanted = torch.from_numpy(data.held_out.targets)
     assert metrics["accuracy"] == (answers == wanted).double().mean()
     assert metrics["wrong"] == (answers != wanted).sum()
     f1 = multiclass_f1_score(answers, wanted, len(labels_of(contract)), average=None)
@@ -91,11 +91,11 @@ def test_precision_and_recall_of_a_digit_are_what_the_words_mean(
     published: Path, metrics: dict[str, Any], data: Data
 ) -> None:
     network, contract = weights.read(published / "weights.safetensors", make_network)
-    answers = network(torch.from_numpy(data.held_out.images)).argmax(dim=1).numpy()
+    answers = network(torch.from_numpy(data.held_out.inputs)).argmax(dim=1).numpy()
     for index, label in enumerate(labels_of(contract)):
-        right = ((answers == index) & (data.held_out.labels == index)).sum()
+        right = ((answers == index) & (data.held_out.targets == index)).sum()
         assert metrics["classes"][label]["precision"] == pytest.approx(right / (answers == index).sum())
-        assert metrics["classes"][label]["recall"] == pytest.approx(right / (data.held_out.labels == index).sum())
+        assert metrics["classes"][label]["recall"] == pytest.approx(right / (data.held_out.targets == index).sum())
 
 
 def test_the_metrics_say_where_the_weights_come_from(published: Path, metrics: dict[str, Any], data: Data) -> None:
@@ -133,7 +133,7 @@ def test_samples_are_held_out_scans_as_the_network_takes_them(published: Path, d
     assert {path.stem for path in (published / "samples").iterdir()} == set(digits.SAMPLE_NAMES)
     for label, name in enumerate(digits.SAMPLE_NAMES):
         image = decode((published / f"samples/{name}.png").read_bytes(), digits.INPUT)
-        of_label = data.held_out.images[data.held_out.labels == label]
+        of_label = data.held_out.inputs[data.held_out.targets == label]
         assert (image == of_label).all(axis=(1, 2, 3)).any()
 
 

@@ -49,7 +49,7 @@ def start(served: Workspace, *arguments: str, errors: Path) -> subprocess.Popen[
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Held-out scans in several forms and sizes, in the order in which their folder is answered."""
-    folder, held_out = tmp_path_factory.mktemp("scans"), data("bundled", Path()).held_out.images
+    folder, held_out = tmp_path_factory.mktemp("scans"), data("bundled", Path()).held_out.inputs
     for number in range(MANY):
         kind, mode = FORMS[number % len(FORMS)]
         scan, side = held_out[number % len(held_out), ..., 0], 20 + number % 61
@@ -139,7 +139,7 @@ def test_standard_input_is_answered(served: Workspace, seven: bytes) -> None:
 
 
 def test_a_batch_in_one_npy_file_is_a_line_for_each_image(served: Workspace, eager: Eager, tmp_path: Path) -> None:
-    pixels = data("bundled", Path()).held_out.images[:5]
+    pixels = data("bundled", Path()).held_out.inputs[:5]
     np.save(tmp_path / "five.npy", pixels)
     done = served.run("client", "predict", str(tmp_path / "five.npy"), "--json", "--url", served.url)
     answers = [json.loads(line) for line in done.stdout.splitlines()]

@@ -18,7 +18,7 @@ from inference.inputs.image.forms import FORMS, OTHER_PHOTO_SIZES, PHOTO_FORMS, 
 from models import digits
 from tests.contracts import classifier, decode
 
-HELD_OUT = digits.data("bundled", Path()).held_out.images
+HELD_OUT = digits.data("bundled", Path()).held_out.inputs
 REQUESTS = dict(digits.INPUT.requests(HELD_OUT))
 
 

@@ -106,22 +106,22 @@ def test_a_folder_is_a_source_by_its_path(tmp_path: Path) -> None:
     data = photos.data(str(tmp_path / "mine"), tmp_path / "data")
     assert data.source == str(tmp_path / "mine")
     assert photos.data(data.source, tmp_path / "data").fingerprint == data.fingerprint
-    assert data.train.images.shape == (14, 256, 256, 3)
-    assert data.held_out.images.shape == (4, 224, 224, 3)
+    assert data.train.inputs.shape == (14, 256, 256, 3)
+    assert data.held_out.inputs.shape == (4, 224, 224, 3)
     assert data.train.names == labels_of(photos.contract(data.train, "resnet18")) == ("cat", "dog")
 
 
 def test_every_held_out_image_is_its_file_as_the_server_decodes_it(pictures: Path, tmp_path: Path) -> None:
     data = photos.data(str(pictures), tmp_path)
     for split in (data.validation, data.held_out):
-        for image, file in zip(split.images, split.files, strict=True):
+        for image, file in zip(split.inputs, split.files, strict=True):
             assert np.array_equal(image, decode(file.read_bytes(), photos.INPUT)[0])
 
 
 def test_the_centre_of_a_training_canvas_is_what_the_server_decodes(pictures: Path, tmp_path: Path) -> None:
     train = photos.data(str(pictures), tmp_path).train
     assert len(train.files) == 50
-    for canvas, file in zip(train.images, train.files, strict=True):
+    for canvas, file in zip(train.inputs, train.files, strict=True):
         assert np.array_equal(canvas[16:240, 16:240], decode(file.read_bytes(), photos.INPUT)[0])
 
 
@@ -134,8 +134,8 @@ def test_unreadable_files_are_listed_with_the_reason_and_left_out(tmp_path: Path
     assert len(data.unreadable) == 1
     assert data.unreadable[0].startswith(f"{bad}: The image is damaged")
     assert data.train.files == tuple(file for file in whole.train.files if file != bad)
-    assert np.array_equal(data.train.images, np.delete(whole.train.images, 3, axis=0))
-    assert np.array_equal(data.train.labels, np.delete(whole.train.labels, 3))
+    assert np.array_equal(data.train.inputs, np.delete(whole.train.inputs, 3, axis=0))
+    assert np.array_equal(data.train.targets, np.delete(whole.train.targets, 3))
     assert photos.data(str(root), tmp_path / "data").unreadable == data.unreadable  # remembered
 
 
@@ -206,14 +206,14 @@ def test_files_are_decoded_once_and_again_when_one_has_changed(tmp_path: Path) -
     save(first.held_out.files[0], 250, (50, 60))
     again = photos.data(str(root), tmp_path / "data")
     assert again.fingerprint != first.fingerprint
-    assert np.array_equal(again.train.images, first.train.images)
+    assert np.array_equal(again.train.inputs, first.train.inputs)
 
 
 def test_what_is_done_to_mapped_pixels_does_not_reach_the_file(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "mine")
     data = photos.data(str(root), tmp_path / "data")
-    data.train.images[:] = 0
-    assert photos.data(str(root), tmp_path / "data").train.images.any()
+    data.train.inputs[:] = 0
+    assert photos.data(str(root), tmp_path / "data").train.inputs.any()
 
 
 def test_the_synthetic_set_differs_as_photographs_do(pictures: Path) -> None:

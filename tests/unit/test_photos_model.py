@@ -41,8 +41,8 @@ def test_photos_offers_what_a_model_does() -> None:
 def test_mean_and_std_are_those_of_the_training_pixels_or_imagenets() -> None:
     split = Split(images(3).numpy(), np.zeros(3, np.int64), ("cat", "dog"))
     made = spec_of(photos.contract(split, "resnet18"))
-    assert made.mean == pytest.approx(split.images.mean(axis=(0, 1, 2)) / 255, abs=5e-5)  # rounded to 4 digits
-    assert made.std == pytest.approx(split.images.std(axis=(0, 1, 2)) / 255, abs=5e-5)
+    assert made.mean == pytest.approx(split.inputs.mean(axis=(0, 1, 2)) / 255, abs=5e-5)  # rounded to 4 digits
+    assert made.std == pytest.approx(split.inputs.std(axis=(0, 1, 2)) / 255, abs=5e-5)
     tuned = spec_of(photos.contract(split, "resnet18", pretrained=True))
     assert tuned.mean == tuple(torchvision.models.ResNet18_Weights.DEFAULT.transforms().mean)
     assert tuned.std == tuple(torchvision.models.ResNet18_Weights.DEFAULT.transforms().std)

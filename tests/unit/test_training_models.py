@@ -127,7 +127,7 @@ def test_the_network_is_exported_with_a_dynamic_batch(network: torch.nn.Module) 
 
 
 def test_augmentation_varies_pixels_and_keeps_their_form(data: Data) -> None:
-    batch = torch.from_numpy(data.train.images[:64])
+    batch = torch.from_numpy(data.train.inputs[:64])
     torch.manual_seed(1)
     first, second = digits.augment(batch), digits.augment(batch)
     torch.manual_seed(1)
@@ -144,19 +144,19 @@ def test_the_bundled_data_is_always_the_same(data: Data) -> None:
 
 
 def test_the_fingerprint_sees_a_single_pixel_and_a_single_label(data: Data) -> None:
-    pixels, labels = data.held_out.images.copy(), data.held_out.labels.copy()
+    pixels, labels = data.held_out.inputs.copy(), data.held_out.targets.copy()
     pixels[-1, -1, -1, 0] ^= 1
     labels[0] ^= 1
-    for split in (Split(pixels, data.held_out.labels), Split(data.held_out.images, labels)):
+    for split in (Split(pixels, data.held_out.targets), Split(data.held_out.inputs, labels)):
         assert Data("bundled", data.train, data.validation, split).fingerprint != data.fingerprint
 
 
 def test_a_fifth_is_held_out_and_every_split_has_each_digit_in_proportion(data: Data) -> None:
     sizes = {name: len(split) for name, split in data.splits.items()}
     assert sizes == {"train": 1257, "validation": 180, "held_out": 360}
-    whole = sum(np.bincount(split.labels, minlength=10) for split in data.splits.values()) / 1797
+    whole = sum(np.bincount(split.targets, minlength=10) for split in data.splits.values()) / 1797
     for split in data.splits.values():
-        assert np.abs(np.bincount(split.labels, minlength=10) - whole * len(split)).max() <= 1
+        assert np.abs(np.bincount(split.targets, minlength=10) - whole * len(split)).max() <= 1
 
 
 def test_no_scan_is_in_two_splits(data: Data) -> None:
@@ -164,21 +164,21 @@ def test_no_scan_is_in_two_splits(data: Data) -> None:
 
     scans = load_digits().images  # 1,797 different ones, so each is known by its pixels
     assert len(np.unique(scans, axis=0)) == 1797
-    drawn = np.concatenate([split.images for split in data.splits.values()])
+    drawn = np.concatenate([split.inputs for split in data.splits.values()])
     assert len(np.unique(drawn, axis=0)) == 1797
 
 
 def test_images_are_uint8_from_black_to_white(data: Data) -> None:
     for split in data.splits.values():
-        assert split.images.shape == (len(split), 28, 28, 1)
-        assert [str(array.dtype) for array in (split.images, split.labels)] == ["uint8", "int64"]
-        assert (split.images.min(), split.images.max()) == (0, 255)
+        assert split.inputs.shape == (len(split), 28, 28, 1)
+        assert [str(array.dtype) for array in (split.inputs, split.targets)] == ["uint8", "int64"]
+        assert (split.inputs.min(), split.inputs.max()) == (0, 255)
 
 
 def test_the_contract_holds_mean_and_std_of_the_training_split(
     data: Data, contract: Contract, spec: ImageInput
 ) -> None:
-    pixels = data.train.images / 255
+    pixels = data.train.inputs / 255
     assert spec.mean[0] == pytest.approx(pixels.mean(), abs=5e-5)  # four decimals
     assert spec.std[0] == pytest.approx(pixels.std(), abs=5e-5)
     assert labels_of(contract) == tuple("0123456789")
@@ -205,9 +205,9 @@ def test_mnist_is_read_from_its_idx_files(mnist: Path) -> None:
     data = digits.data("mnist", mnist)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 440, "validation": 40, "held_out": 20}
     test_pixels = (mnist / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
-    assert data.held_out.images.tobytes() == test_pixels
-    assert data.held_out.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 2
-    assert np.bincount(data.validation.labels).tolist() == [4] * 10
+    assert data.held_out.inputs.tobytes() == test_pixels
+    assert data.held_out.targets.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 2
+    assert np.bincount(data.validation.targets).tolist() == [4] * 10
     assert data.fingerprint == digits.data("mnist", mnist).fingerprint
 
 
