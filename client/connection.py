@@ -21,6 +21,7 @@ from client.tokens import Bearer, TokenSource, Use
 Timeout = tuple[float, float]
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 60.0
+TIMEOUT: Timeout = (CONNECT_SECONDS, ANSWER_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from requests.structures import CaseInsensitiveDict
 
 from client import Client
-from client.cannot_check import CannotCheck
 from client.load.plan import Observed, Requests
 from client.load.wire import post, resolved
 from client.payloads import ANY_BYTES, payload
@@ -19,6 +18,7 @@ from client.verify.asker import Asker
 from inference.protocol import JSON, NPY
 from inference.store.archive import read_goldens
 from inference.store.manifest import Manifest, check
+from inference.tools.commands import CannotCheck
 
 MOST_FILES = 1_000  # which every process of the generator holds in memory
 
