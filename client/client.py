@@ -18,11 +18,11 @@ from urllib.parse import quote
 
 import requests
 
-from client import addresses, answers
+from client import answers
+from client.access import TokenSource, address, is_local
 from client.connection import ONCE, PATIENT, TIMEOUT, Ask, Retries, Sender, Timeout, pooled_session
 from client.errors import ClientError, TimedOut
 from client.payloads import ANY_BYTES, Payload, Source, payload
-from client.tokens import TokenSource, is_local
 from inference.base import BadInput
 from inference.outputs import Outputs
 from inference.outputs.classes import TOP_K
@@ -59,8 +59,8 @@ class Client:
         connections: int = CONNECTIONS,
         session: requests.Session | None = None,
     ) -> None:
-        self.url = addresses.inference(url)
-        self.management_url = addresses.management(management_url)
+        self.url = address("inference", url)
+        self.management_url = address("management", management_url)
         self.connections = connections
         self._retries = retries
         self._inference = TokenSource("inference", self.url, token)

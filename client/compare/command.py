@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import cycle, islice
@@ -15,12 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from client import Client
+from client.access import is_local
 from client.compare.report import Figures, Row, draw, tables
 from client.errors import ClientError, Unreachable
 from client.models import served_names
 from client.options import Artifacts, ManagementUrl, Store, Url, console, require
 from client.payloads import rows_payload, rows_per_request
-from client.tokens import is_local
 from client.verify.asker import Asker
 from inference import parity
 from inference.goldens import Goldens
@@ -92,16 +93,11 @@ class Contender:
 
         if not is_local(self.client.url):
             return []
-        try:
+        with suppress(Unreachable, psutil.Error):
             versions = [one for one in self.client.versions(self.name) if one.version == self.archive.version]
-        except Unreachable:
-            return []
-        pids = [worker.pid for version in versions for worker in version.workers if worker.status == "READY"]
-        try:
-            sizes = [psutil.Process(pid).memory_full_info().pss for pid in pids]
-        except psutil.Error:
-            return []
-        return [float(sum(sizes))] if sizes else []
+            pids = [worker.pid for version in versions for worker in version.workers if worker.status == "READY"]
+            return [float(sum(psutil.Process(pid).memory_full_info().pss for pid in pids))] if pids else []
+        return []
 
     def row(self) -> Row:
         """The medians of all rounds with their lowest and highest, and how the served answers compare with eager's."""

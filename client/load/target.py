@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 from requests.structures import CaseInsensitiveDict
 
 from client import Client
+from client.access import TokenSource
 from client.load.plan import Observed, Requests
 from client.load.wire import post, resolved
 from client.payloads import ANY_BYTES, payload
 from client.predict import image_files
-from client.tokens import TokenSource
 from client.verify.asker import Asker
 from inference.protocol import JSON, NPY
 from inference.store.archive import read_goldens

@@ -27,11 +27,7 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class Verifier:
-    """Where the three things to compare are: what training and export left, the archives, and the server.
-
-    `manifest` is the store's; `http_only` and `unbatched` are the command's options. `known` remembers the hops of each
-    archive's file: eager's is needed for every runtime of its model.
-    """
+    """Where the three things to compare are: what training and export left, the archives, and the server."""
 
     client: Client
     artifacts: Path
@@ -39,7 +35,7 @@ class Verifier:
     manifest: Manifest
     http_only: bool
     unbatched: bool
-    known: dict[str, list[Hop]] = field(default_factory=dict)
+    known: dict[str, list[Hop]] = field(default_factory=dict)  # by archive's file; eager's is needed for every runtime
 
     def chosen(self, names: list[str]) -> dict[str, Archive]:
         """The archives of these names, or of all that are served; each is, to the byte, what was exported.
