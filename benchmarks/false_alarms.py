@@ -20,13 +20,12 @@ from rich.table import Table
 
 from benchmarks.random_requests import RandomRequests
 from client import Client
-from client.cannot_check import no_crash_is_a_difference
 from client.connection import ONCE
 from client.errors import ClientError
+from client.models import served_names
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.payloads import rows_per_request
 from client.verify.asker import Asked, Asker
-from client.verify.store_names import served_names
 from export.pipeline import answered_by_eager
 from export.trained import Trained, load_trained
 from inference import parity
@@ -34,7 +33,7 @@ from inference.goldens import Goldens
 from inference.inputs.image import ImageInput
 from inference.runtime import Loaded, load_artifact
 from inference.store.manifest import Archive, Manifest, check
-from inference.tools.commands import run
+from inference.tools.commands import no_crash_is_a_difference, run
 from models import make_network
 
 CHUNK = 500  # inputs that are held in memory at once
@@ -236,7 +235,7 @@ def main(
     management_url: ManagementUrl = None,
 ) -> None:
     """Ask every served runtime of MODEL about random inputs. Exit code 0: none is red, 1: one is, 2: could not ask."""
-    with no_crash_is_a_difference(), Client(url, management_url, retries=ONCE) as client:
+    with no_crash_is_a_difference(ClientError), Client(url, management_url, retries=ONCE) as client:
         trained, manifest = load_trained(model, artifacts, data_dir), Manifest.read(store)
         found = suspects(served_names(client, manifest), manifest, trained, http_only)
         check(store, {suspect.name: suspect.archive for suspect in found})

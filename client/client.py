@@ -18,21 +18,11 @@ from urllib.parse import quote
 
 import requests
 
-from client import addresses, answers
-from client.connection import (
-    ANSWER_SECONDS,
-    CONNECT_SECONDS,
-    ONCE,
-    PATIENT,
-    Ask,
-    Retries,
-    Sender,
-    Timeout,
-    pooled_session,
-)
+from client import answers
+from client.access import TokenSource, address, is_local
+from client.connection import ONCE, PATIENT, TIMEOUT, Ask, Retries, Sender, Timeout, pooled_session
 from client.errors import ClientError, TimedOut
 from client.payloads import ANY_BYTES, Payload, Source, payload
-from client.tokens import TokenSource, is_local
 from inference.base import BadInput
 from inference.outputs import Outputs
 from inference.outputs.classes import TOP_K
@@ -64,13 +54,13 @@ class Client:
         *,
         token: str | None = None,
         management_token: str | None = None,
-        timeout: Timeout = (CONNECT_SECONDS, ANSWER_SECONDS),
+        timeout: Timeout = TIMEOUT,
         retries: Retries = PATIENT,
         connections: int = CONNECTIONS,
         session: requests.Session | None = None,
     ) -> None:
-        self.url = addresses.inference(url)
-        self.management_url = addresses.management(management_url)
+        self.url = address("inference", url)
+        self.management_url = address("management", management_url)
         self.connections = connections
         self._retries = retries
         self._inference = TokenSource("inference", self.url, token)
@@ -184,20 +174,18 @@ class Client:
         Raises TimedOut, with what stood in the way, after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        while (reason := self._not_ready_reason(model)) is not None:
+        while True:
+            try:
+                versions = answers.parsed(VERSIONS, self._manage(f"{model}/all", model=model, retries=ONCE), model)
+                away = next((version for version in versions if not version.is_ready), None)
+                if away is None:
+                    return
+                reason = f"Version {away.version} has {away.ready_workers} workers ready."
+            except ClientError as error:
+                reason = error.words
             if time.monotonic() > deadline:
                 raise TimedOut(f"Not ready after {timeout:g} s. {reason}", model)
             time.sleep(0.2)
-
-    def _not_ready_reason(self, model: str) -> str | None:
-        """Why a model is not ready; None where it is."""
-        try:
-            response = self._manage(f"{model}/all", model=model, retries=ONCE)
-            versions = answers.parsed(VERSIONS, response, model)
-        except ClientError as error:
-            return error.words
-        away = [version for version in versions if not version.is_ready]
-        return f"Version {away[0].version} has {away[0].ready_workers} workers ready." if away else None
 
     def curl(self, file: str, model: str, top_k: int | None = None) -> str:
         """The shell command that asks the same about a file, or about its own standard input (`-`). Shows no token."""

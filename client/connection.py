@@ -15,12 +15,13 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NewConnectionError, ReadTimeoutError
 
 from client import errors
+from client.access import Bearer, TokenSource, Use
 from client.errors import BUSY, ClientError, ServerFailed, TimedOut, TokenRejected, Unreachable, WorkerDied
-from client.tokens import Bearer, TokenSource, Use
 
 Timeout = tuple[float, float]
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 60.0
+TIMEOUT: Timeout = (CONNECT_SECONDS, ANSWER_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,6 @@ class WorkerDied(ServerFailed): ...
 
 
 def from_response(response: requests.Response, model: str | None) -> ClientError:
-    """The error that an answer other than 200 stands for."""
     status = response.status_code
     try:
         body = json.loads(response.content)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from client.client import CONNECTIONS, Client, Outcome
 from client.connection import ANSWER_SECONDS, CONNECT_SECONDS
 from client.errors import BUSY, ClientError, TimedOut, TokenRejected, UnknownModel, Unreachable
-from client.options import Seconds, Url
+from client.options import Seconds, Url, progress_bar
 from client.payloads import Source
 from inference import outputs
 from inference.base import BadInput
@@ -109,12 +108,9 @@ def _write(outcomes: Iterable[tuple[str, Outcome]], total: int, writers: list[Wr
     """Writes each outcome as it comes; how many were errors.
 
     Raises the first that the next input would meet too: no server, no such model, no right to ask, no worker to be had.
-    Progress is for a person, on stderr. Lines for stdout pass through it only where both are the one terminal.
     """
-    failed, console = 0, Console(stderr=True)
-    hidden = total < 2 or not console.is_terminal
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=hidden, redirect_stdout=sys.stdout.isatty()) as progress:
+    failed = 0
+    with progress_bar(*Progress.get_default_columns(), MofNCompleteColumn(), hidden=total < 2) as progress:
         task = progress.add_task("Predicting", total=total)
         for name, outcome in outcomes:
             no_use = isinstance(outcome, Unreachable | TokenRejected | UnknownModel)

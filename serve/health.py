@@ -26,14 +26,11 @@ CHANGED = "its archive has changed since the server was started"
 
 @dataclass(frozen=True)
 class Health:
-    """How one version is; there is no `reason` where every worker is READY and a golden was answered right.
-
-    `default` is whether it answers requests that name no version.
-    """
+    """How one version is."""
 
     version: ModelVersion
-    default: bool = False
-    reason: str = ""
+    default: bool = False  # whether it answers requests that name no version
+    reason: str = ""  # "" where every worker is READY and a golden was answered right
 
 
 def check_health(server: Server) -> list[Health]:

@@ -26,20 +26,15 @@ class NotPromoted(NotServing):
 
 
 class Server(Frozen):
-    """A running server, as remembered in `server.json` of its run directory, where the host has its files too.
-
-    `scratch` is where it unpacks archives, `models` the SHA-256 of each archive that it serves, by name and version.
-    `state` is the folder that remembers which versions were promoted; it may outlive the server. Each model was started
-    with so many `workers`, which a worker's number of threads follows from.
-    """
+    """A running server, as remembered in `server.json` of its run directory, where the host has its files too."""
 
     run_directory: Path = Field(exclude=True)
     port: int
-    scratch: str
+    scratch: str  # where it unpacks archives
     store: str
-    state: str
-    models: dict[str, dict[str, str]]
-    workers: int = 1
+    state: str  # the folder that remembers which versions were promoted; it may outlive the server
+    models: dict[str, dict[str, str]]  # the SHA-256 of each archive that it serves, by name and version
+    workers: int = 1  # that each model was started with; a worker's number of threads follows from it
 
     def processes(self) -> list[psutil.Process]:
         """Whatever was started with this server's scratch folder in its command."""

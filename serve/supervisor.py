@@ -117,7 +117,6 @@ class Service:
             gateway.end(server, proxy)
 
     def _check_folders(self) -> None:
-        """Raises ValueError where this process can't work with its folders."""
         who = f"user {os.getuid()}, which this service runs as"
         for path in (self.store, *self.store.glob("*.json"), *self.store.glob("*.mar")):
             if path.exists() and not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
@@ -127,7 +126,6 @@ class Service:
                 raise ValueError(f"{path} can't be written by {who}. Give it to that user: chown {os.getuid()} on it.")
 
     def _check_device(self, chosen: Chosen) -> None:
-        """Raises ValueError for an archive of another device, and where the device isn't there."""
         for name, archive in ((name, archive) for name, archives in chosen.items() for archive in archives):
             if archive.device != self.device:
                 raise ValueError(

@@ -15,14 +15,11 @@ Chosen = dict[str, list[Archive]]
 
 
 class Promoted(Frozen):
-    """`previous` is kept beside `version` for a rollback; it is empty where there is none.
-
-    `sha256` is the archive's that was promoted: the same version may be exported again.
-    """
+    """The default version of a model."""
 
     version: str
-    sha256: str
-    previous: str = ""
+    sha256: str  # of the archive that was promoted: the same version may be exported again
+    previous: str = ""  # the version that is kept beside it for a rollback, if any
 
 
 _TABLE = TypeAdapter(dict[str, Promoted])

@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import cycle, islice
@@ -15,18 +16,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from client import Client
-from client.cannot_check import CannotCheck, no_crash_is_a_difference
+from client.access import is_local
 from client.compare.report import Figures, Row, draw, tables
-from client.errors import Unreachable
+from client.errors import ClientError, Unreachable
+from client.models import served_names
 from client.options import Artifacts, ManagementUrl, Store, Url, console, require
 from client.payloads import rows_payload, rows_per_request
-from client.tokens import is_local
 from client.verify.asker import Asker
-from client.verify.store_names import served_names
 from inference import parity
 from inference.goldens import Goldens
 from inference.store.archive import run_inprocess
 from inference.store.manifest import Archive, Manifest, check
+from inference.tools.commands import CannotCheck, no_crash_is_a_difference
 from inference.tools.files import publish
 from inference.tools.limits import threads_per_worker
 from inference.tools.versions import environment
@@ -92,16 +93,11 @@ class Contender:
 
         if not is_local(self.client.url):
             return []
-        try:
+        with suppress(Unreachable, psutil.Error):
             versions = [one for one in self.client.versions(self.name) if one.version == self.archive.version]
-        except Unreachable:
-            return []
-        pids = [worker.pid for version in versions for worker in version.workers if worker.status == "READY"]
-        try:
-            sizes = [psutil.Process(pid).memory_full_info().pss for pid in pids]
-        except psutil.Error:
-            return []
-        return [float(sum(sizes))] if sizes else []
+            pids = [worker.pid for version in versions for worker in version.workers if worker.status == "READY"]
+            return [float(sum(psutil.Process(pid).memory_full_info().pss for pid in pids))] if pids else []
+        return []
 
     def row(self) -> Row:
         """The medians of all rounds with their lowest and highest, and how the served answers compare with eager's."""
@@ -163,7 +159,7 @@ def compare(
     """
     require("compare", "torch", "matplotlib", "psutil", "httptools")
     screen, all_same = console(), True
-    with no_crash_is_a_difference(), Client(url, management_url) as client:
+    with no_crash_is_a_difference(ClientError), Client(url, management_url) as client:
         manifest = Manifest.read(store)
         served = served_names(client, manifest)
         archives = manifest.choose(models or served)

@@ -41,18 +41,14 @@ BLOCKS: dict[str, dict[str, tuple[str, tuple[float, str]]]] = {
     },
 }
 
-
-PANELS = (
-    ("Latency, p50, one at a time (ms)", (("in process", "inprocess_p50_s", 1e3), ("served", "served_1_p50_s", 1e3))),
-    (
-        "Throughput (images/s)",
-        (
-            ("16 connections", "served_16_per_s", 1),
-            ("arrays of {images_per_request}", "served_images_per_s_of_arrays", 1),
-        ),
-    ),
-    ("Worker memory (MB)", (("PSS", "worker_memory_bytes", 1e-6),)),
-)
+PANELS: dict[str, dict[str, tuple[str, float]]] = {
+    "Latency, p50, one at a time (ms)": {"in process": ("inprocess_p50_s", 1e3), "served": ("served_1_p50_s", 1e3)},
+    "Throughput (images/s)": {
+        "16 connections": ("served_16_per_s", 1),
+        "arrays of {images_per_request}": ("served_images_per_s_of_arrays", 1),
+    },
+    "Worker memory (MB)": {"PSS": ("worker_memory_bytes", 1e-6)},
+}
 
 
 def tables(rows: list[Row]) -> Iterable[Table]:
@@ -88,11 +84,13 @@ def draw(rows: list[Row], path: Path) -> None:
     """Bars for each runtime, medians with lowest and highest, as a PNG. A panel that lacks figures is left out."""
     from matplotlib.figure import Figure
 
-    panels = [panel for panel in PANELS if all(row[name] for row in rows for _, name, _ in panel[1])]
+    panels = {
+        title: bars for title, bars in PANELS.items() if all(row[name] for name, _ in bars.values() for row in rows)
+    }
     figure = Figure(figsize=(13, 4), layout="constrained")
-    for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         width = 0.8 / len(series)
-        for index, (label, name, scale) in enumerate(series):
+        for index, (label, (name, scale)) in enumerate(series.items()):
             figures = np.array([[row[name][key] for row in rows] for key in ("low", "median", "high")]) * scale
             places = np.arange(len(rows)) + (index - (len(series) - 1) / 2) * width
             errors = np.diff(figures, axis=0)  # from low to median, and from there to high

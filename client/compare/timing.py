@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from client.access import TokenSource
 from client.errors import ServerFailed
 from client.load.generator import Generator
 from client.load.plan import Observed, Requests, Run
 from client.load.wire import post, precise_loop, resolved
-from client.tokens import TokenSource
 
 ANSWER_SECONDS = 60
 

@@ -1,17 +1,17 @@
 """The runs of one `client load`: one that was asked for, or the search for the highest rate that holds an objective."""
 
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 from client.load.generators import Generators
 from client.load.plan import LoadOptions, Run, schedule
 from client.load.report import heading, line
 from client.load.result import Result
 from client.load.target import Target
+from client.options import progress_bar
 
 WARM_UP_SECONDS, WARM_UP_CONNECTIONS = 1.0, 4
 ESTIMATE_SECONDS, ESTIMATE_CONNECTIONS = 3.0, 32
@@ -121,18 +121,13 @@ class Campaign:
 
     def _run(self, run: Run, title: str, most_slow: float | None = None) -> Result:
         """With `most_slow` it ends when more are slow, or anything has failed: the objective can't hold any more."""
-        console = Console(stderr=True)  # for a person
-        shown = Progress(
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[counts]}"),
-            console=console,
-            disable=run.seconds < 0.5 or not console.is_terminal,
-            transient=True,
-            redirect_stdout=sys.stdout.isatty(),
         )
-        with shown:
+        with progress_bar(*columns, hidden=run.seconds < 0.5, transient=True) as shown:
             task = shown.add_task(title, total=run.seconds, counts="")
 
             def progress(now: float, answered: int, failed: int, slow: int) -> bool:

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client import Client
-from client.cannot_check import CannotCheck, no_crash_is_a_difference
 from client.connection import CONNECT_SECONDS
+from client.errors import ClientError
 from client.load.plan import Arrival, LoadOptions
 from client.options import Artifacts, Store, Url, console, require
+from inference.tools.commands import CannotCheck, no_crash_is_a_difference
 
 if TYPE_CHECKING:
     from client.load.target import Target
@@ -69,7 +70,7 @@ def load(
     require("load", "hdrh", "httptools", "matplotlib")
     from client.load.target import prepared
 
-    with no_crash_is_a_difference(), Client(url, timeout=(CONNECT_SECONDS, timeout)) as client:
+    with no_crash_is_a_difference(ClientError), Client(url, timeout=(CONNECT_SECONDS, timeout)) as client:
         target = prepared(client, model, store, data or [], check_every)
         problem = _load(target, options, output or artifacts / target.asker.contract.model / "load.json")
     if problem:

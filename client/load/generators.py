@@ -7,9 +7,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
-from client.cannot_check import CannotCheck
 from client.load.generator import carry_out_runs
 from client.load.plan import Observed, Requests, Run
+from inference.tools.commands import CannotCheck
 
 Progress = Callable[[float, int, int, int], bool]
 

@@ -78,15 +78,12 @@ def schedule(rate: float, seconds: float, arrival: Arrival, seed: int) -> NDArra
 
 @dataclass(frozen=True)
 class Requests:
-    """Whole requests, as bytes, which are sent in turn. A right answer begins as `beginnings`, where given, says.
-
-    Of all that are sent, each `golden_every`-th is the next of `goldens`, where there are any: the first is one.
-    """
+    """Whole requests, as bytes, which are sent in turn."""
 
     bodies: Sequence[bytes]
-    goldens: Sequence[bytes] = ()
+    goldens: Sequence[bytes] = ()  # of all that are sent, the first and each `golden_every`-th is the next of these
     golden_every: int = 1
-    beginnings: Sequence[bytes] = ()
+    beginnings: Sequence[bytes] = ()  # of the right answers to `bodies`, where they are known
 
     def pick(self, number: int) -> tuple[bytes, int | None, bytes]:
         """The request with that number, which golden it is, if it is one, and how its answer must begin."""
@@ -100,22 +97,17 @@ class Requests:
 
 @dataclass(frozen=True)
 class Run:
-    """What all processes do together, or one's share of it: the requests numbered `first`, `first + step`, …
-
-    No number reaches `most`. `start` is in time.monotonic's seconds, which all processes share, and all else counts
-    from it. With `due` the loop is open, and `connections` is the most that it opens; without, each of them sends one
-    request after the other. `objective` is the latency above which an answer is counted as slow.
-    """
+    """What all processes do together, or one's share of it: the requests numbered `first`, `first + step`, …"""
 
     seconds: float
     timeout: float
-    connections: int = MOST_CONNECTIONS
-    due: NDArray[np.float64] | None = None
-    objective: float = math.inf
-    start: float = 0.0
+    connections: int = MOST_CONNECTIONS  # the most that an open loop opens
+    due: NDArray[np.float64] | None = None  # without, the loop is closed: each connection sends one after the other
+    objective: float = math.inf  # the latency above which an answer is counted as slow
+    start: float = 0.0  # in time.monotonic's seconds, which all processes share; all else counts from it
     first: int = 0
     step: int = 1
-    most: int = 1 << 62
+    most: int = 1 << 62  # which no number reaches
 
     def shares(self, count: int) -> "list[Run]":
         """One for each of `count` processes, or for as many as there are connections to share. They start soon."""
@@ -136,22 +128,16 @@ class Run:
 
 @dataclass
 class Observed:
-    """What became of one process's requests; times in seconds after the start.
+    """What became of one process's requests; times in seconds after the start."""
 
-    `answered` holds when each was due and when its answer was whole; `failed` when a request had failed, and how;
-    `goldens` the row, headers and body of each answer to a golden; `lateness` how long after it was due each request
-    was taken in hand, which is this process's own doing; `waited` how many then found no connection free, nor leave to
-    open one. `cpu` is the processor time that this process took.
-    """
-
-    answered: list[tuple[float, float]] = field(default_factory=list)
-    failed: list[tuple[float, str]] = field(default_factory=list)
-    goldens: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
-    lateness: list[float] = field(default_factory=list)
+    answered: list[tuple[float, float]] = field(default_factory=list)  # when each was due, and when its answer whole
+    failed: list[tuple[float, str]] = field(default_factory=list)  # when a request had failed, and how
+    goldens: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)  # row, headers, body of the answer
+    lateness: list[float] = field(default_factory=list)  # from when each was due to when this process took it in hand
     slow: int = 0
-    waited: int = 0
+    waited: int = 0  # how many, once taken in hand, found no connection free, nor leave to open one
     connections: int = 0
-    cpu: float = 0.0
+    cpu: float = 0.0  # the processor time that this process took
     seconds: float = 0.0
 
     @property

@@ -140,10 +140,7 @@ class Result:
             "errors": self.errors,
             "checked": self.checked,
             "wrong": list(self.wrong),
-            "latency_s": {
-                **{f"p{percent:g}": self.percentile(percent) for percent in PERCENTILES},
-                "max": self.percentile(100),
-            },
+            "latency_s": {f"p{p:g}": self.percentile(p) for p in PERCENTILES} | {"max": self.percentile(100)},
             "lateness_p99_s": self.late,
             "connections": self.connections,
             "waited_for_connection": self.waited,

@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 from requests.structures import CaseInsensitiveDict
 
 from client import Client
-from client.cannot_check import CannotCheck
+from client.access import TokenSource
 from client.load.plan import Observed, Requests
 from client.load.wire import post, resolved
 from client.payloads import ANY_BYTES, payload
 from client.predict import image_files
-from client.tokens import TokenSource
 from client.verify.asker import Asker
 from inference.protocol import JSON, NPY
 from inference.store.archive import read_goldens
 from inference.store.manifest import Manifest, check
+from inference.tools.commands import CannotCheck
 
 MOST_FILES = 1_000  # which every process of the generator holds in memory
 

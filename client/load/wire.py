@@ -12,7 +12,6 @@ from httptools import HttpParserError, HttpResponseParser
 
 
 def post(host: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """A whole request, to be sent as often as wanted."""
     fields = {"Host": host, **headers, "Content-Length": str(len(body))}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"POST {quote(path)} HTTP/1.1\r\n{lines}\r\n".encode() + body
@@ -33,7 +32,6 @@ def precise_loop() -> asyncio.AbstractEventLoop:
 
 
 def resolved(url: str) -> tuple[str, int]:
-    """The IP address and the port of a server."""
     parts = urlsplit(url)
     address = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)[0][4]
     return str(address[0]), int(address[1])

@@ -8,17 +8,18 @@ from typing import Annotated
 import typer
 
 from client import Client
-from client.cannot_check import CannotCheck, no_crash_is_a_difference
+from client.errors import ClientError
+from client.models import served_names
 from client.options import Artifacts, ManagementUrl, Store, Url, console
 from client.verify.asker import Asker
 from client.verify.http_hops import HttpHops
-from client.verify.store_names import served_names
 from client.verify.verdict import Verdict, write, write_junit
 from inference.contract import Contract
 from inference.goldens import Goldens
 from inference.selfcheck import Hop, inprocess_hops
 from inference.store.archive import archive_name
 from inference.store.manifest import Archive, Manifest, check
+from inference.tools.commands import CannotCheck, no_crash_is_a_difference
 from inference.tools.files import sha256
 
 THREADS = 1
@@ -26,11 +27,7 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class Verifier:
-    """Where the three things to compare are: what training and export left, the archives, and the server.
-
-    `manifest` is the store's; `http_only` and `unbatched` are the command's options. `known` remembers the hops of each
-    archive's file: eager's is needed for every runtime of its model.
-    """
+    """Where the three things to compare are: what training and export left, the archives, and the server."""
 
     client: Client
     artifacts: Path
@@ -38,7 +35,7 @@ class Verifier:
     manifest: Manifest
     http_only: bool
     unbatched: bool
-    known: dict[str, list[Hop]] = field(default_factory=dict)
+    known: dict[str, list[Hop]] = field(default_factory=dict)  # by archive's file; eager's is needed for every runtime
 
     def chosen(self, names: list[str]) -> dict[str, Archive]:
         """The archives of these names, or of all that are served; each is, to the byte, what was exported.
@@ -102,7 +99,7 @@ def verify(
     """Compare every hop with the eager model. Exit code 0: the same, 1: different, 2: could not be checked."""
     if junit:
         junit.unlink(missing_ok=True)
-    with no_crash_is_a_difference():
+    with no_crash_is_a_difference(ClientError):
         manifest = Manifest.read(store)
         for model in {archive.model for archive in manifest.choose(models or []).values()}:  # a report is of this run
             _report(artifacts, model).unlink(missing_ok=True)

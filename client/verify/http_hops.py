@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from client.cannot_check import CannotCheck
 from client.verify.asker import Asked, Asker
 from inference import parity
 from inference.selfcheck import Hop
+from inference.tools.commands import CannotCheck
 
 CONCURRENCY = 16
 BATCHED_REQUESTS = 400

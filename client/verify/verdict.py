@@ -105,9 +105,8 @@ def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
             case = ElementTree.SubElement(suite, "testcase", classname=verdict.name, name=hop.hop)
             if not hop.comparison.ok:
                 first = hop.hop == verdict.first_failing_hop
-                failure = ElementTree.SubElement(
-                    case, "failure", message=NOT_IN_XML.sub("\ufffd", hop.comparison.sentence)
-                )
+                message = NOT_IN_XML.sub("\ufffd", hop.comparison.sentence)
+                failure = ElementTree.SubElement(case, "failure", message=message)
                 failure.text = verdict.look_at if first else f"An earlier hop differs: {verdict.first_failing_hop}."
     ElementTree.indent(suites)
     with publish(path) as draft:

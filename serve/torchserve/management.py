@@ -31,23 +31,18 @@ FAILED = re.compile(r"Failed to load model \S+, exception (.+)")
 
 @dataclass(frozen=True)
 class Management:
-    """The calls raise NotServing, with TorchServe's words, where it answers something else than 200.
-
-    They raise `requests.RequestException` where it gives no answer by `deadline`, a time of `time.monotonic` for all
-    calls together; without one, each call has its own time.
-    """
+    """`serve.host.Running`: NotServing is raised where TorchServe answers something else than 200."""
 
     server: Server
     keys: dict[str, Any]
     session: requests.Session
-    deadline: float | None = None
+    deadline: float | None = None  # in time.monotonic's seconds, of all calls together; without, each has its own time
 
     @property
     def token(self) -> str:
         return str(self.keys["inference"]["key"])
 
     def describe(self, name: str, version: str = "") -> ModelVersion:
-        """The default version where none is given."""
         return VERSIONS.validate_json(self._call("GET", f"/{name}/{version}".rstrip("/")).content)[0]
 
     def versions(self, name: str) -> list[ModelVersion]:

@@ -42,7 +42,7 @@ def new(run_directory: Path, store: Path, state: Path, port: int, chosen: Chosen
 
 
 def check_ports(port: int) -> None:
-    for each in Ports(port).all():
+    for each in Ports(port).all:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -13,7 +13,7 @@ from tests.containers.stack import IMAGE, MODEL, SERVICE, Stack, docker
 from tests.served.asking import RUNTIMES
 
 METRICS = ("metrics", "gateway", "torchserve")
-INNER = (*Ports(TORCHSERVE_PORT).all(), EXPORTER_PORT, *Ports(8080).all()[1:], 7070, 7071)
+INNER = (*Ports(TORCHSERVE_PORT).all, EXPORTER_PORT, *Ports(8080).all[1:], 7070, 7071)
 
 
 def reaches(address: str, port: int) -> bool:

@@ -149,7 +149,7 @@ def test_a_server_that_is_up_is_ready_with_status_0(running: Local) -> None:
 
 def test_every_port_listens_on_loopback_and_there_are_no_others(running: Local) -> None:
     found = listening(running)
-    assert found.keys() == set(Ports(running.server.port).all())
+    assert found.keys() == set(Ports(running.server.port).all)
     assert {address.removeprefix("::ffff:") for address in found.values()} == {"127.0.0.1"}
 
 

@@ -240,8 +240,8 @@ def counter(lines: list[str], name: str) -> float:
 
 def test_only_this_machine_can_reach_the_ports(served: Workspace) -> None:
     sockets: list[Any] = [found.laddr for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN]
-    ours = {(ip.removeprefix("::ffff:"), port) for ip, port in sockets if port in Ports(served.port).all()}
-    assert ours == {("127.0.0.1", port) for port in Ports(served.port).all()}
+    ours = {(ip.removeprefix("::ffff:"), port) for ip, port in sockets if port in Ports(served.port).all}
+    assert ours == {("127.0.0.1", port) for port in Ports(served.port).all}
 
 
 @each_runtime

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from client.tokens import KEY_FILE_VARIABLE, TokenSource
+from client.access import KEY_FILE_VARIABLE, TokenSource
 from inference.tools.torchserve import KEY_FILE
 from serve.access import Tokens
 

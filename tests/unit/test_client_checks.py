@@ -10,8 +10,8 @@ import pytest
 from client.client import Client
 from client.connection import Retries
 from client.errors import ServerFailed, TimedOut, TokenRejected, Unreachable
+from client.models import served_names
 from client.verify.asker import Asked, Asker
-from client.verify.store_names import served_names
 from inference.goldens import Goldens
 from inference.outputs.classes import ClassesOutput
 from inference.protocol import ATTESTED

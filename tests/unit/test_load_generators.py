@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from client.cannot_check import CannotCheck
 from client.load.generators import Generators
 from client.load.plan import Observed, Requests, Run, schedule
 from client.load.result import Result
 from client.load.wire import post, resolved
+from inference.tools.commands import CannotCheck
 from tests.unit.scripted_server import Call, Reply, Script, failure, scripted
 from tests.unit.test_client_retries import free_port
 

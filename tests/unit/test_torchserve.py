@@ -123,7 +123,7 @@ def test_every_address_is_loopback(lines: str) -> None:
 def test_the_five_ports_are_distinct_and_in_a_row(first: int) -> None:
     ports = Ports(first)
     named = [ports.inference, ports.management, ports.metrics, *ports.grpc]
-    assert named == list(ports.all()) == list(range(first, first + 5))
+    assert named == list(ports.all) == list(range(first, first + 5))
 
 
 def test_each_port_is_used_where_it_belongs(lines: str) -> None:
