@@ -19,11 +19,20 @@ WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScr
 
 
 def prepare(device: str, threads: int) -> bool:
-    """Makes this process compute float32 as float32, and says whether TF32 is on. Raises ValueError for no device."""
+    """Makes this process compute float32 as float32, and says whether TF32 is on. Raises ValueError for no device.
+
+    A GPU becomes this process's, for which threads wait asleep, not on a core. Raises RuntimeError if that is refused.
+    """
     torch.set_num_threads(threads)
     check_device(device)
     if device != "cpu":
-        use_gpu(device)
+        from cuda.bindings import driver
+
+        index, asleep = torch.device(device).index or 0, driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC
+        for [status] in (driver.cuInit(0), driver.cuDevicePrimaryCtxSetFlags(index, asleep)):
+            if status != driver.CUresult.CUDA_SUCCESS:
+                raise RuntimeError(f"The driver of {device} does not let a process wait asleep: {status.name}.")
+        torch.cuda.set_device(index)
     return forbid_tf32(device)
 
 
@@ -76,18 +85,6 @@ class Bfloat16(nn.Module):
         with torch.autocast(self.device, torch.bfloat16):
             outputs: torch.Tensor = self.network(inputs)
         return outputs.float()
-
-
-def use_gpu(device: str) -> None:
-    """Makes it this process's GPU, for which threads wait asleep, not on a core. Raises RuntimeError if refused."""
-    from cuda.bindings import driver
-
-    index = torch.device(device).index or 0
-    asleep = driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC
-    for [status] in (driver.cuInit(0), driver.cuDevicePrimaryCtxSetFlags(index, asleep)):
-        if status != driver.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"The driver of {device} does not let a process wait asleep: {status.name}.")
-    torch.cuda.set_device(index)
 
 
 class Buffers:

@@ -29,3 +29,8 @@ def publish(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def publish_text(path: Path, text: str) -> None:
+    with publish(path) as draft:
+        draft.write_text(text, encoding="utf-8")

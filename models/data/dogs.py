@@ -23,10 +23,14 @@ def splits(directory: Path) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
 
     Raises ValueError when the files are missing and can't be downloaded, or do not fit the lists.
     """
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+
     for archive, found in UNPACKED.items():
         if not (directory / found).exists():
             unpack(directory, archive)
-    train, held_out = (_listed(directory, name) for name in ("train_list.mat", "test_list.mat"))
+    # MATLAB wraps each name in arrays of its own.
+    lists = (loadmat(directory / name)["file_list"].ravel() for name in ("train_list.mat", "test_list.mat"))
+    train, held_out = (tuple(directory / "Images" / str(row.item()) for row in rows) for rows in lists)
     folders = sorted({path.parent.name for path in train})
     if {path.parent.name for path in held_out} != set(folders):
         raise ValueError(f"The lists in {directory} name different breeds. Delete the folder and train again.")
@@ -38,13 +42,6 @@ def splits(directory: Path) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
     rest, validation = parts[0].without(1 / 10)
     labels = tuple(folder.partition("-")[2] for folder in folders)  # n02085620-Chihuahua
     return labels, {"train": rest, "validation": validation, "held_out": parts[1]}
-
-
-def _listed(directory: Path, name: str) -> tuple[Path, ...]:
-    """The photos in a list. MATLAB wraps each name in arrays of its own."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
-
-    return tuple(directory / "Images" / str(row.item()) for row in loadmat(directory / name)["file_list"].ravel())
 
 
 def unpack(directory: Path, name: str) -> None:

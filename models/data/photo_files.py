@@ -19,7 +19,7 @@ from rich.progress import track
 from inference.base import BadInput
 from inference.inputs.image import ImageInput
 from inference.inputs.image import decode as inputs
-from inference.tools.files import publish, sha256
+from inference.tools.files import publish, publish_text, sha256
 from models import Data, Split
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -117,8 +117,7 @@ def _cached(paths: tuple[Path, ...], spec: ImageInput, cache: Path, name: str) -
     errors = pixels.with_suffix(".json")
     if not (pixels.is_file() and errors.is_file()):
         unreadable = _decode_all(paths, spec, pixels, f"Decoding {name.replace('_', ' ')}")
-        with publish(errors) as draft:
-            draft.write_text(json.dumps(unreadable, indent=2))
+        publish_text(errors, json.dumps(unreadable, indent=2))
     return np.load(pixels, mmap_mode="c"), json.loads(errors.read_bytes())  # "c": a tensor of it may be written to
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFilter
 
-from inference.tools.files import publish, sha256
+from inference.tools.files import publish_text, sha256
 
 Plane = NDArray[Any]  # float32
 Rng = np.random.Generator
@@ -79,8 +79,7 @@ def write(folder: Path) -> Path:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(lambda place: _write_one(folder, *place), places):
             pass
-    with publish(version) as draft:
-        draft.write_text(sha256(Path(__file__)))
+    publish_text(version, sha256(Path(__file__)))
     return folder
 
 

@@ -19,17 +19,7 @@ from torch import Tensor
 
 from inference.base import BadInput, OutOfMemory
 from inference.inputs import Decoded
-from inference.inputs.image.decode import (
-    START_OF_SCAN,
-    UPRIGHT,
-    bad_jpeg,
-    check_scans,
-    crop_of,
-    explained,
-    is_jpeg,
-    open_image,
-    orientation,
-)
+from inference.inputs.image import decode
 from inference.inputs.image.fit_cuda import fit
 from inference.inputs.image.spec import ImageSpec
 
@@ -58,7 +48,7 @@ def decode_jpegs(bodies: Sequence[bytes], spec: ImageSpec, device: str) -> list[
             if isinstance(image, BadInput):
                 found[index] = image
                 continue
-            axes, swapped = UPRIGHT.get(jpeg.orientation, ((), False))
+            axes, swapped = decode.UPRIGHT.get(jpeg.orientation, ((), False))
             turned = image.flip([axis + 1 for axis in axes]) if axes else image  # [3, h, w]
             turned = turned.mT if swapped else turned
             upright.setdefault(turned.shape, []).append((index, turned))
@@ -86,26 +76,26 @@ class _Jpeg:
 def _examine(body: bytes, spec: ImageSpec) -> _Jpeg | BadInput | None:
     """What is wrong with an image; None where it is not for nvJPEG."""
     try:
-        with explained(body, spec):
-            image = open_image(body, spec)
+        with decode.explained(body, spec):
+            image = decode.open_image(body, spec)
             if not _suits(image):
                 return None
-            check_scans(image, body)  # nvJPEG may go on where libjpeg stops
-            crop_of(image.height, image.width, spec)
+            decode.check_scans(image, body)  # nvJPEG may go on where libjpeg stops
+            decode.crop_of(image.height, image.width, spec)
             at = 2  # then where the first picture's pixels begin: behind the segments, which may hold a smaller picture
-            while body[at : at + 2] != START_OF_SCAN:
+            while body[at : at + 2] != decode.START_OF_SCAN:
                 marker, length = struct.unpack_from(">xBH", body, at)
                 at += 1 if marker == 0xFF else 2 + length  # a filling byte
             if body.rfind(END, at) < 0:
-                raise bad_jpeg("its end is missing")
-            return _Jpeg(body, image.height, image.width, orientation(image))
+                raise decode.bad_jpeg("its end is missing")
+            return _Jpeg(body, image.height, image.width, decode.orientation(image))
     except BadInput as error:
         return error
 
 
 def _suits(image: ImageFile) -> bool:
     """Whether its colours are grey or YCbCr beyond doubt by libjpeg's marks, and its size stands there once."""
-    if not is_jpeg(image) or image.mode not in ("L", "RGB") or len(image.layer) != image.layers:  # type: ignore[attr-defined]
+    if not decode.is_jpeg(image) or image.mode not in ("L", "RGB") or len(image.layer) != image.layers:  # type: ignore[attr-defined]
         return False
     transform = image.info.get("adobe_transform")
     marked = "jfif" in image.info or transform == 1 or [layer[0] for layer in image.layer] == [1, 2, 3]  # type: ignore[attr-defined]
@@ -122,7 +112,7 @@ def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
     try:
         images = _decode([jpeg.body for jpeg in jpegs], device)
         return [  # it reads the header by itself, and the size was checked in what Pillow read
-            image if image.shape[1:] == (jpeg.height, jpeg.width) else bad_jpeg("its header tells of two sizes")
+            image if image.shape[1:] == (jpeg.height, jpeg.width) else decode.bad_jpeg("its header tells of two sizes")
             for image, jpeg in zip(images, jpegs, strict=True)
         ]
     except torch.OutOfMemoryError:
@@ -137,7 +127,7 @@ def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
         if status not in ABOUT_THE_JPEG and RARE_KIND not in reason:
             raise
         if len(jpegs) == 1:
-            return [bad_jpeg(f"nvJPEG says {reason}")]
+            return [decode.bad_jpeg(f"nvJPEG says {reason}")]
     half = len(jpegs) // 2
     return _nvjpeg(jpegs[:half], device) + _nvjpeg(jpegs[half:], device)
 
