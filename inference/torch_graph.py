@@ -121,7 +121,15 @@ def recorded(graph: Graph, contract: Contract, device: str) -> Callable[[Batch],
     buffers, replays = Buffers(contract, device), {}
     with torch.inference_mode():
         for size in recorded_sizes(contract.max_batch):
-            replays[size] = _record(graph, buffers.inputs[:size])
+            inputs, recording = buffers.inputs[:size], torch.cuda.CUDAGraph()
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    graph(inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(recording):
+                replays[size] = recording, graph(inputs)  # where each replay leaves its outputs
             check_outputs(replays[size][1], size, contract)
 
     @torch.inference_mode()
@@ -148,17 +156,3 @@ def check_outputs(outputs: torch.Tensor, size: int, contract: Contract) -> None:
 def recorded_sizes(largest: int) -> list[int]:
     """The powers of two up to the largest batch, and that."""
     return [*(2**power for power in range((largest - 1).bit_length())), largest]
-
-
-def _record(graph: Graph, inputs: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """The recording, and where each replay leaves its outputs."""
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UPS):
-            graph(inputs)
-    torch.cuda.current_stream().wait_stream(aside)
-    recording = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recording):
-        outputs = graph(inputs)
-    return recording, outputs

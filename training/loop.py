@@ -111,10 +111,7 @@ def train_epoch(job: Job, state: State, advance: Callable[[], None]) -> float:
 
 
 def freeze(job: Job, state: State) -> None:
-    """In the first epochs of a pretrained network, freezes all but the last layer.
-
-    Frozen layers stay in eval mode, so that the statistics of their batch norms are frozen too.
-    """
+    """In a pretrained network's first epochs, all layers but the last, with the statistics of their batch norms."""
     frozen = job.recipe.pretrained and state.epoch <= job.recipe.frozen_epochs
     state.network.train(not frozen).requires_grad_(not frozen)
     if frozen:

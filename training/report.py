@@ -27,10 +27,7 @@ COUNTED = 30  # labels; of more than these the confusion picture shows colours a
 
 
 def publish_all(folder: Path, job: Job, trained: State) -> dict[str, Any]:
-    """Publishes the results of a training; returns what `metrics.json` says.
-
-    That file is written last and holds the digest of the weights, so when it fits them everything is of one training.
-    """
+    """Returns what `metrics.json` says. Written last, with the weights' digest, it shows that all is of one run."""
     held_out, labels = job.data.held_out, cast(ClassesOutput, job.contract.output).labels
     logits = predict(trained.judged, torch.from_numpy(held_out.inputs), job.device)
     publish_text(folder / "contract.json", job.contract.to_json())

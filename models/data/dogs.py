@@ -1,7 +1,4 @@
-"""Stanford Dogs: photographs of 120 breeds, and the lists that say which are for training.
-
-Its pages give no checksums; those here are the ones that TensorFlow Datasets holds its downloads to.
-"""
+"""Stanford Dogs: photographs of 120 breeds, and the lists that say which are for training."""
 
 import tarfile
 import urllib.request
@@ -15,14 +12,11 @@ UNPACKED = {"images.tar": "Images", "lists.tar": "train_list.mat"}  # what there
 DIGESTS = {
     "images.tar": "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
     "lists.tar": "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
-}  # SHA-256
+}  # SHA-256: those that TensorFlow Datasets holds its downloads to, for its own pages give none
 
 
 def splits(directory: Path) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
-    """The labels and the three splits. The test list is held out; of the other a tenth is for validation.
-
-    Raises ValueError when the files are missing and can't be downloaded, or do not fit the lists.
-    """
+    """Labels and splits: the test list is held out, and a tenth of the other for validation. Raises ValueError."""
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
     for archive, found in UNPACKED.items():

@@ -20,8 +20,8 @@ from torch import Tensor
 from inference.base import BadInput, OutOfMemory
 from inference.inputs import Decoded
 from inference.inputs.image import decode
+from inference.inputs.image.decode import ImageSpec
 from inference.inputs.image.fit_cuda import fit
-from inference.inputs.image.spec import ImageSpec
 
 END = b"\xff\xd9"
 STATUS = re.compile(r": (\d+)$")  # nvJPEG's own, at the end of what torchvision says
@@ -35,10 +35,7 @@ TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 by
 
 
 def decode_jpegs(bodies: Sequence[bytes], spec: ImageSpec, device: str) -> list[Decoded | BadInput | None]:
-    """JPEGs → for each uint8 [1, height, width, 3] on `device`, or what is wrong with it. Raises OutOfMemory.
-
-    None for what is not for nvJPEG: other formats, other colours than grey and YCbCr, two sizes.
-    """
+    """For each uint8 [1, height, width, 3] on `device`, or what `_examine` says instead. Raises OutOfMemory."""
     examined = [_examine(body, spec) for body in bodies]
     jpegs = {index: one for index, one in enumerate(examined) if isinstance(one, _Jpeg)}
     found: list[Decoded | BadInput | None] = [None if isinstance(one, _Jpeg) else one for one in examined]
@@ -74,7 +71,7 @@ class _Jpeg:
 
 
 def _examine(body: bytes, spec: ImageSpec) -> _Jpeg | BadInput | None:
-    """What is wrong with an image; None where it is not for nvJPEG."""
+    """What is wrong with an image; None for other formats and colours than nvJPEG's, and for two sizes."""
     try:
         with decode.explained(body, spec):
             image = decode.open_image(body, spec)
@@ -103,10 +100,7 @@ def _suits(image: ImageFile) -> bool:
 
 
 def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
-    """Each uint8 [3, h, w]. It fails for all at once, so halves are tried until it is known for which.
-
-    Raises OutOfMemory, and RuntimeError for what no picture is to blame for.
-    """
+    """Each uint8 [3, h, w]. It fails for all: halves are tried until it is known for which. Raises OutOfMemory."""
     if not jpegs:
         return []
     try:
@@ -125,7 +119,7 @@ def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
         if status == NO_MEMORY or "out of memory" in str(error):
             raise OutOfMemory(reason) from None
         if status not in ABOUT_THE_JPEG and RARE_KIND not in reason:
-            raise
+            raise  # no picture is to blame
         if len(jpegs) == 1:
             return [decode.bad_jpeg(f"nvJPEG says {reason}")]
     half = len(jpegs) // 2
