@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from export.accuracy import answer
+from export.pipeline import answer
 from export.trained import load_trained
 from inference import parity
 from inference.goldens import Goldens

@@ -33,9 +33,8 @@ def pack(path: Path, files: dict[str, Path], contract: Contract, bundle: Bundle)
     """Writes an archive to `path`: its code, its configuration, and `files` by their names.
 
     TorchServe's own archiver copies what lies in `stage` to the archive's top, and names the archive by itself. It
-    works in a folder for temporary files that has the model's name, which two exports at once must not share.
-
-    Raises RuntimeError when the archiver fails.
+    works in a folder for temporary files that has the model's name, which two exports at once must not share. Raises
+    RuntimeError when the archiver fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch, "stage")
@@ -56,9 +55,8 @@ def pack(path: Path, files: dict[str, Path], contract: Contract, bundle: Bundle)
             "--export-path": scratch,
         }
         command = [sys.executable, "-c", ARCHIVER, *(str(part) for option in options.items() for part in option)]
-        done = subprocess.run(
-            command, env={**os.environ, "TMPDIR": scratch}, capture_output=True, text=True, check=False
-        )
+        environment = {**os.environ, "TMPDIR": scratch}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"torch-model-archiver failed: {last_words(done)}")
         shutil.move(Path(scratch, f"{bundle.name}.mar"), path)

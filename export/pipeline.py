@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from export import archive
-from export.accuracy import answer, compare_accuracy
 from export.trained import Trained
 from inference import parity
 from inference.base import OutOfMemory, out_of_memory
@@ -82,6 +83,12 @@ def answered_by_eager(trained: Trained, names: Sequence[str], requests: Sequence
     return Goldens(trained.digest, trained.contract, tuple(names), tuple(requests), inputs, outputs, oracle)
 
 
+@torch.inference_mode()
+def answer(network: torch.nn.Module, rows: Rows) -> NDArray[Any]:
+    """Outputs [N, *output.shape] in the network's own precision, computed one input at a time."""
+    return np.concatenate([network(torch.from_numpy(row[None])).numpy() for row in rows])
+
+
 def export_runtime(
     trained: Trained, goldens: Goldens, runtime: str, version: str, store: Path, device: str = "cpu", decoder: str = CPU
 ) -> Exported:
@@ -138,6 +145,29 @@ def compare_artifact(
             f"The {runtime} artifact does not answer as eager does, so it was not published. {verdict.sentence}"
         )
     return loaded, verdict
+
+
+def compare_accuracy(loaded: Loaded, trained: Trained, runtime: str) -> tuple[float | None, float | None]:
+    """What a reduced precision costs: the shares of held-out inputs, 0 to 1, that the artifact and eager decide right.
+
+    None where the precision is eager's own. Raises ValueError when more is lost than `tolerances.toml` allows.
+    """
+    allowed = parity.tolerance(trained.contract.model, runtime, loaded.precision, loaded.device).accuracy_drop
+    if allowed is None:
+        return None, None
+    held_out, size = trained.data.held_out, trained.contract.max_batch
+
+    def accuracy(run: Callable[[Rows], NDArray[Any]]) -> float:
+        outputs = [run(held_out.inputs[rows]) for rows in parity.batches(size, len(held_out))]
+        return trained.contract.output.share_right(np.concatenate(outputs), held_out.targets)
+
+    artifact, eager = accuracy(loaded), accuracy(lambda rows: answer(trained.network, rows))
+    if round(eager - artifact, 9) > allowed:
+        raise ValueError(
+            f"The {runtime} artifact decides {artifact:.2%} of {len(held_out)} held-out inputs right and eager "
+            f"{eager:.2%}, which is a fall of more than {allowed:.2%}, so it was not published."
+        )
+    return artifact, eager
 
 
 @contextmanager

@@ -34,10 +34,7 @@ class Bundle(Frozen):
         return cls.model_validate_json((directory / FILE).read_bytes())
 
     def load(self, directory: Path, device: str, threads: int, name: str = "", version: str = "") -> Predictor:
-        """A predictor that attests `name` and `version`, or the bundle's own.
-
-        Raises what `load_artifact` does, and RuntimeError when the parts don't fit.
-        """
+        """It attests `name` and `version`, or the bundle's own. Raises as `load_artifact`, and RuntimeError."""
         artifact = directory / runtime_module(self.runtime).ARTIFACT
 
         def network(contract: Contract) -> Any:

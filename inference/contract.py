@@ -41,7 +41,6 @@ class Contract(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the contract's JSON, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:

@@ -1,12 +1,12 @@
 """Goldens: raw requests, with what the eager model answers to them. Needs no torch to read."""
 
 import struct
-import zipfile
 import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import IO
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,7 @@ from inference.inputs import Rows
 from inference.outputs import Outputs
 
 # What numpy and zipfile raise for a file that is not, or not any more, an `.npz` of these arrays.
-DAMAGED = (
-    *(ValueError, LookupError, EOFError, TypeError, RuntimeError, OSError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
+DAMAGED = (ValueError, LookupError, EOFError, TypeError, RuntimeError, OSError, BadZipFile, zlib.error, struct.error)
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,7 @@ class Comparison:
     """The verdict over `compared` inputs.
 
     `max_abs` is the largest |a - b|, None when the two can't be subtracted. `error_ratio` is the largest error against
-    float64 over eager's own: about 1 is as good as eager, 100 is worse and not just different. `sentence` says what is
-    wrong.
+    float64 over eager's own: about 1 is as good as eager, 100 is worse and not just different. `sentence` says why.
     """
 
     ok: bool

@@ -28,10 +28,7 @@ class Predictor:
         self.decoder = decoder
 
     def check(self, goldens: Goldens) -> None:
-        """Raises RuntimeError unless every golden is answered as by eager, within tolerance; or OutOfMemory.
-
-        Where the archive asks for another decoder than the CPU's, it must have decoded some.
-        """
+        """RuntimeError unless goldens are answered as by eager, and some by the archive's decoder; or OutOfMemory."""
         if goldens.weights != self.loaded.weights:
             raise RuntimeError(
                 "The goldens were answered by other weights than this artifact's. Export with new goldens."
@@ -92,9 +89,8 @@ class Predictor:
         if not inputs:
             return []
         rows = joined(inputs)
-        outputs = np.concatenate(
-            [self.loaded(rows[part]) for part in parity.batches(self.contract.max_batch, len(rows))]
-        )
+        parts = parity.batches(self.contract.max_batch, len(rows))
+        outputs = np.concatenate([self.loaded(rows[part]) for part in parts])
         return np.split(outputs, np.cumsum([len(own) for own in inputs])[:-1])
 
     def encode(self, outputs: Sequence[Outputs], queries: Sequence[Query]) -> list[Answer]:

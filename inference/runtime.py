@@ -132,6 +132,11 @@ def load_artifact(runtime: str, path: Path, device: str, threads: int, network: 
         return module.load(path, device, 1, network)
 
 
+def never_missing(_: str) -> str | None:
+    """`missing` of a runtime that every machine can export for."""
+    return None
+
+
 def device_kind(device: str) -> str:
     """ "cuda:1" → "cuda"."""
     return device.partition(":")[0]

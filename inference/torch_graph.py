@@ -19,11 +19,20 @@ WARM_UPS = 3  # before a recording: libraries choose their kernels, and TorchScr
 
 
 def prepare(device: str, threads: int) -> bool:
-    """Makes this process compute float32 as float32, and says whether TF32 is on. Raises ValueError for no device."""
+    """Makes this process compute float32 as float32, and says whether TF32 is on. Raises ValueError for no device.
+
+    A GPU becomes this process's, for which threads wait asleep, not on a core. Raises RuntimeError if that is refused.
+    """
     torch.set_num_threads(threads)
     check_device(device)
     if device != "cpu":
-        use_gpu(device)
+        from cuda.bindings import driver
+
+        index, asleep = torch.device(device).index or 0, driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC
+        for [status] in (driver.cuInit(0), driver.cuDevicePrimaryCtxSetFlags(index, asleep)):
+            if status != driver.CUresult.CUDA_SUCCESS:
+                raise RuntimeError(f"The driver of {device} does not let a process wait asleep: {status.name}.")
+        torch.cuda.set_device(index)
     return forbid_tf32(device)
 
 
@@ -78,18 +87,6 @@ class Bfloat16(nn.Module):
         return outputs.float()
 
 
-def use_gpu(device: str) -> None:
-    """Makes it this process's GPU, for which threads wait asleep, not on a core. Raises RuntimeError if refused."""
-    from cuda.bindings import driver
-
-    index = torch.device(device).index or 0
-    asleep = driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC
-    for [status] in (driver.cuInit(0), driver.cuDevicePrimaryCtxSetFlags(index, asleep)):
-        if status != driver.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"The driver of {device} does not let a process wait asleep: {status.name}.")
-    torch.cuda.set_device(index)
-
-
 class Buffers:
     """For one batch at a time, memory on the GPU, and page-locked memory, which is copied at full speed."""
 
@@ -124,7 +121,15 @@ def recorded(graph: Graph, contract: Contract, device: str) -> Callable[[Batch],
     buffers, replays = Buffers(contract, device), {}
     with torch.inference_mode():
         for size in recorded_sizes(contract.max_batch):
-            replays[size] = _record(graph, buffers.inputs[:size])
+            inputs, recording = buffers.inputs[:size], torch.cuda.CUDAGraph()
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    graph(inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(recording):
+                replays[size] = recording, graph(inputs)  # where each replay leaves its outputs
             check_outputs(replays[size][1], size, contract)
 
     @torch.inference_mode()
@@ -151,17 +156,3 @@ def check_outputs(outputs: torch.Tensor, size: int, contract: Contract) -> None:
 def recorded_sizes(largest: int) -> list[int]:
     """The powers of two up to the largest batch, and that."""
     return [*(2**power for power in range((largest - 1).bit_length())), largest]
-
-
-def _record(graph: Graph, inputs: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """The recording, and where each replay leaves its outputs."""
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UPS):
-            graph(inputs)
-    torch.cuda.current_stream().wait_stream(aside)
-    recording = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recording):
-        outputs = graph(inputs)
-    return recording, outputs

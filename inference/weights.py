@@ -22,10 +22,7 @@ def write(path: Path, network: nn.Module, contract: Contract) -> None:
 
 
 def read(path: Path, network: Network) -> tuple[nn.Module, Contract]:
-    """The trained network (float32, on the CPU, in eval mode) and its contract.
-
-    Raises ValueError when the file is missing or damaged, holds no contract, or does not fit the network.
-    """
+    """The trained network (float32, on the CPU, in eval mode) and its contract. Raises ValueError."""
     if not path.is_file():
         raise ValueError(f"{path} is missing. Train first: python -m training {path.parent.name}")
     try:

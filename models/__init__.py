@@ -110,10 +110,7 @@ class Model(Protocol):
 
     @property
     def augment(self) -> Callable[..., Tensor]:
-        """`augment(images)`: variations of a training batch, uint8 in and out, drawn by `torch.rand(…, len(images))`.
-
-        With a `crop` in the recipe, `augment(images, crop)`.
-        """
+        """`augment(images)`, or with the recipe's `crop` behind: uint8 variations, by `torch.rand(…, len(images))`."""
 
 
 class Pretrainable(Model, Protocol):
@@ -130,7 +127,6 @@ def zoo() -> list[str]:
 
 
 def make_network(contract: Contract) -> nn.Module:
-    """The untrained network of a contract, by its model's file."""
     return model_module(contract.model).network(contract)
 
 

@@ -90,23 +90,19 @@ def data(source: str, directory: Path) -> Data:
         pixels = (scans.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
         rest, held_out = _stratified(_split(pixels, labels), 1 / 5)
     else:
-        rest, held_out = (_mnist(directory, train) for train in (True, False))  # MNIST's own test set is held out
+        from torchvision.datasets import MNIST  # nor torchvision
+
+        try:  # the IDX files are downloaded when they are missing, and MNIST's own test set is held out
+            halves = [MNIST(directory, train=train, download=True) for train in (True, False)]
+        except (AssertionError, RuntimeError, ValueError, HTTPException):
+            raise ValueError(
+                f"MNIST in {directory / 'MNIST' / 'raw'} is missing or damaged, and could not be downloaded. Delete "
+                "that folder and connect to the internet, or put the four IDX files there, or train with --data "
+                "bundled."
+            ) from None
+        rest, held_out = (_split(half.data.numpy(), half.targets.numpy()) for half in halves)
     train, validation = _stratified(rest, 1 / 8 if source == "bundled" else 1 / 12)
     return Data(source, train, validation, held_out)
-
-
-def _mnist(directory: Path, train: bool) -> Split:
-    """One half of MNIST from its IDX files in `directory`/MNIST/raw, downloaded when they are missing."""
-    from torchvision.datasets import MNIST  # not at the top: a serving machine has no torchvision
-
-    try:
-        half = MNIST(directory, train=train, download=True)
-    except (AssertionError, RuntimeError, ValueError, HTTPException):
-        raise ValueError(
-            f"MNIST in {directory / 'MNIST' / 'raw'} is missing or damaged, and could not be downloaded. Delete that "
-            "folder and connect to the internet, or put the four IDX files there, or train with --data bundled."
-        ) from None
-    return _split(half.data.numpy(), half.targets.numpy())
 
 
 def _split(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Split:

@@ -1,5 +1,6 @@
 """Photographs: any classifier of torchvision's, trained on crops, answers the centre of a whole picture."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,22 +22,18 @@ SAMPLE_NAMES: tuple[str, ...] = ()  # those of the labels
 OPTIONS: tuple[str, ...] = ("arch", "pretrained", "skip_bad")
 SERVED_BATCH = {"cpu": 1, "cuda": 32}  # on a CPU the network gains nothing from company: docs/benchmarks.md
 
+FOLDER = Recipe(
+    epochs=60, batch_size=64, learning_rate=0.001, weight_decay=0.05, label_smoothing=0.1, schedule="cosine",
+    ema=0.99, channels_last=True, arch="resnet50",
+)  # fmt: skip
+
 # Synthetic pictures are trained on small crops in their own scale, which two cores can do in a minute or two: the
 # classes differ in texture, of which a part shows as much as the whole, so the network answers larger pictures alike.
 RECIPES = {
-    "synthetic": Recipe(
-        epochs=12, batch_size=16, learning_rate=0.002, weight_decay=0.05, label_smoothing=0.1, schedule="cosine",
-        ema=0.97, crop=80, channels_last=True, arch="resnet18",
-    ),
-    "stanford-dogs": Recipe(
-        epochs=90, batch_size=128, learning_rate=0.001, weight_decay=0.05, label_smoothing=0.1, schedule="cosine",
-        ema=0.999, channels_last=True, arch="resnet50",
-    ),
-    "folder": Recipe(
-        epochs=60, batch_size=64, learning_rate=0.001, weight_decay=0.05, label_smoothing=0.1, schedule="cosine",
-        ema=0.99, channels_last=True, arch="resnet50",
-    ),
-}  # fmt: skip
+    "synthetic": replace(FOLDER, epochs=12, batch_size=16, learning_rate=0.002, ema=0.97, crop=80, arch="resnet18"),
+    "stanford-dogs": replace(FOLDER, epochs=90, batch_size=128, ema=0.999),
+    "folder": FOLDER,
+}
 FINE_TUNING: dict[str, Any] = {"epochs": 12, "learning_rate": 0.0002, "frozen_epochs": 2, "pretrained": True}
 
 

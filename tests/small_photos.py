@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.accuracy import answer
+from export.pipeline import answer
 from export.trained import Trained, load_trained
 from inference import weights
 from inference.tools.files import sha256

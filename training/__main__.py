@@ -15,7 +15,7 @@ from rich.console import Console
 
 from inference.base import out_of_memory
 from inference.tools.commands import run
-from models import Data, Pretrainable, Recipe, model_module
+from models import Data, Pretrainable, model_module
 from training import parallel
 from training.loop import pick_device, train
 from training.report import device_name, publish_all
@@ -55,15 +55,20 @@ def command(
         recipe = module.RECIPES[splits.source if splits.source in module.RECIPES else "folder"]
         if pretrained:
             recipe = replace(recipe, **cast(Pretrainable, module).FINE_TUNING)
-        recipe = override(recipe, arch=arch, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+        given: dict[str, Any] = {
+            "arch": arch,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+        }
+        recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
         job = Job(module, splits, recipe, seed, chosen)
         console = Console(soft_wrap=True, quiet=parallel.rank() > 0)
-        processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
-        on = f"{device_name(chosen)}{processes}"
+        on = device_name(chosen) + (f", {parallel.size()} processes" if parallel.size() > 1 else "")
         console.print(f"{model} on {on}: {sizes(splits)}; epochs {recipe.epochs}, seed {seed}.")
-        result = train(job, output / model, resume)
+        trained = train(job, output / model, resume)
         if parallel.rank() == 0:
-            console.print(summary(publish_all(output / model, job, result), output / model))
+            console.print(summary(publish_all(output / model, job, trained), output / model))
 
 
 def check_readable(data: Data, skip_bad: bool) -> None:
@@ -74,10 +79,6 @@ def check_readable(data: Data, skip_bad: bool) -> None:
             f"{len(data.unreadable)} of the files can't be read: {'; '.join(data.unreadable[:NAMED])}{more}. Repair or "
             "remove them, or train without them: --skip-bad"
         )
-
-
-def override(recipe: Recipe, **options: Any) -> Recipe:
-    return replace(recipe, **{name: value for name, value in options.items() if value is not None})
 
 
 def sizes(data: Data) -> str:

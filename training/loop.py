@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,15 +27,6 @@ from training.state import Best, Job, State, epoch_seed, read_checkpoint, write_
 EVALUATION_BATCH = 256
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """The network in eval mode, with the weights of the best epoch; `seconds` are those spent in epochs."""
-
-    network: nn.Module
-    best: Best
-    seconds: float
-
-
 def pick_device(name: str) -> torch.device:
     """`auto`, `cpu` or `cuda` → the device; `auto` takes CUDA where there is one. Raises ValueError."""
     if name not in ("auto", "cpu", "cuda"):
@@ -47,11 +37,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 
-def train(job: Job, folder: Path, resume: bool = False) -> TrainingResult:
+def train(job: Job, folder: Path, resume: bool = False) -> State:
     """Trains, and after each epoch writes a checkpoint and TensorBoard's log into `folder`.
 
-    The same job gives the same bits on the CPU, resumed or not. Raises ValueError when the loss is not finite, when a
-    batch is too much to fit for the GPU, and when there is no checkpoint to resume or it is another job's.
+    In the end `judged` has the weights of the best epoch, and is in eval mode. The same job gives the same bits on the
+    CPU, resumed or not. Raises ValueError when the loss is not finite, when a batch is too much to fit for the GPU, and
+    when there is no checkpoint to resume or it is another job's.
     """
     checkpoint = folder / "checkpoint.pt"
     with reproducible(job):
@@ -65,9 +56,9 @@ def train(job: Job, folder: Path, resume: bool = False) -> TrainingResult:
                     log(name, value, state.epoch)
                 if parallel.rank() == 0:
                     write_checkpoint(checkpoint, job, state)
-    assert state.best
     state.judged.load_state_dict(state.best.weights)
-    return TrainingResult(state.judged.eval(), state.best, state.seconds)
+    state.judged.eval()
+    return state
 
 
 def run_epoch(job: Job, state: State, advance: Callable[[], None]) -> dict[str, float]:
@@ -85,7 +76,7 @@ def run_epoch(job: Job, state: State, advance: Callable[[], None]) -> dict[str, 
             f"{job.recipe.learning_rate:g}."
         )
     now = validate(job, state)
-    if not state.best or now.loss < state.best.loss:
+    if not state.best.epoch or now.loss < state.best.loss:
         state.best = now
     state.seconds += time.perf_counter() - started
     return {"loss/train": train_loss, "loss/validation": now.loss, "accuracy/validation": now.accuracy}
@@ -120,10 +111,7 @@ def train_epoch(job: Job, state: State, advance: Callable[[], None]) -> float:
 
 
 def freeze(job: Job, state: State) -> None:
-    """In the first epochs of a pretrained network, freezes all but the last layer.
-
-    Frozen layers stay in eval mode, so that the statistics of their batch norms are frozen too.
-    """
+    """In a pretrained network's first epochs, all layers but the last, with the statistics of their batch norms."""
     frozen = job.recipe.pretrained and state.epoch <= job.recipe.frozen_epochs
     state.network.train(not frozen).requires_grad_(not frozen)
     if frozen:

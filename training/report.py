@@ -8,41 +8,37 @@ from typing import Any, cast
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
+from sklearn.metrics import ConfusionMatrixDisplay
 from torch import Tensor
 from torchmetrics.functional import classification
 
 from inference import weights
 from inference.outputs.classes import ClassesOutput
-from inference.tools.files import publish, sha256
+from inference.tools.files import publish, publish_text, sha256
 from inference.tools.versions import git_commit, versions
 from models import Split
-from training.loop import TrainingResult, predict
-from training.state import Job
+from training.loop import predict
+from training.state import Job, State
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors", "torchmetrics")
 SHOWN = 24
 COUNTED = 30  # labels; of more than these the confusion picture shows colours alone
 
 
-def publish_all(folder: Path, job: Job, result: TrainingResult) -> dict[str, Any]:
-    """Publishes the results of a training; returns what `metrics.json` says.
-
-    That file is written last and holds the digest of the weights, so when it fits them everything is of one training.
-    """
+def publish_all(folder: Path, job: Job, trained: State) -> dict[str, Any]:
+    """Returns what `metrics.json` says. Written last, with the weights' digest, it shows that all is of one run."""
     held_out, labels = job.data.held_out, cast(ClassesOutput, job.contract.output).labels
-    logits = predict(result.network, torch.from_numpy(held_out.inputs), job.device)
+    logits = predict(trained.judged, torch.from_numpy(held_out.inputs), job.device)
     publish_text(folder / "contract.json", job.contract.to_json())
-    pictures = {"confusion": confusion_picture, "misclassified": misclassified_picture}
-    for name, picture in pictures.items():
+    for name, picture in {"confusion": confusion_picture, "misclassified": misclassified_picture}.items():
         with publish(folder / f"{name}.png") as draft:
             picture(logits, held_out, labels).savefig(draft, dpi=120)
     publish_samples(folder / "samples", held_out, job.model.SAMPLE_NAMES or labels)
-    weights.write(folder / "weights.safetensors", result.network, job.contract)
+    weights.write(folder / "weights.safetensors", trained.judged, job.contract)
     metrics = {
         **scores(logits, held_out, labels),
-        **origin(job, result),
+        **origin(job, trained),
         "weights_sha256": sha256(folder / "weights.safetensors"),
         "contract_sha256": sha256(folder / "contract.json"),
     }
@@ -65,7 +61,7 @@ def scores(logits: Tensor, split: Split, labels: tuple[str, ...]) -> dict[str, A
     return {"accuracy": accuracy, "wrong": wrong, "classes": dict(zip(labels, rows, strict=True))}
 
 
-def origin(job: Job, result: TrainingResult) -> dict[str, Any]:
+def origin(job: Job, trained: State) -> dict[str, Any]:
     """Where the weights come from: enough to make them again."""
     return {
         "model": job.contract.model,
@@ -75,12 +71,12 @@ def origin(job: Job, result: TrainingResult) -> dict[str, Any]:
             "sizes": {name: len(split) for name, split in job.data.splits.items()},
             **({"unreadable": list(job.data.unreadable)} if job.data.unreadable else {}),
         },
-        "best_epoch": result.best.epoch,
-        "validation_accuracy": result.best.accuracy,
+        "best_epoch": trained.best.epoch,
+        "validation_accuracy": trained.best.accuracy,
         "settings": job.settings,
         "seed": job.seed,
         "device": device_name(job.device),
-        "training_seconds": round(result.seconds, 2),
+        "training_seconds": round(trained.seconds, 2),
         "versions": versions(PACKAGES),
         "git_commit": git_commit(),
     }
@@ -97,13 +93,10 @@ def confusion_picture(logits: Tensor, split: Split, labels: tuple[str, ...]) -> 
     side = max(6, 0.2 * len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(counts, cmap="Blues")
-    for (row, column), count in np.ndenumerate(counts) if len(labels) <= COUNTED else ():
-        colour = "white" if count > counts.max() / 2 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=colour)
+    rotation, counted = 90 if max(map(len, labels)) > 3 else 0, len(labels) <= COUNTED
+    picture = ConfusionMatrixDisplay(counts, display_labels=labels)
+    picture.plot(ax=axes, cmap="Blues", colorbar=False, include_values=counted, xticks_rotation=rotation)
     axes.set(xlabel="answer", ylabel="true label", title=f"Held out: {len(split):,} inputs")
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 3 else 0)
-    axes.set_yticks(range(len(labels)), labels)
     return figure
 
 
@@ -116,16 +109,11 @@ def misclassified_picture(logits: Tensor, split: Split, labels: tuple[str, ...])
     figure.suptitle(f"Misclassified: {len(wrong):,} of {len(split):,} (true label → answer, its score)")
     for place, index in enumerate(worst):
         axes = figure.add_subplot(-(-len(worst) // 6), 6, place + 1)
-        axes.imshow(pixels(split.inputs[index]), cmap="gray")
+        axes.imshow(split.inputs[index], cmap="gray")
         title = f"{labels[split.targets[index]]} → {labels[answers[index]]}, {scores[index]:.2f}"
         axes.set_title(title, fontsize=8 if max(map(len, labels)) > 3 else 10)
         axes.axis("off")
     return figure
-
-
-def pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Without the axis of a single channel: [height, width] for grey, [height, width, 3] for RGB."""
-    return image[..., 0] if image.shape[-1] == 1 else image
 
 
 def publish_samples(folder: Path, split: Split, names: tuple[str, ...]) -> None:
@@ -137,9 +125,5 @@ def publish_samples(folder: Path, split: Split, names: tuple[str, ...]) -> None:
                 if file:
                     shutil.copyfile(file, draft)
                 else:
-                    Image.fromarray(pixels(split.inputs[row])).save(draft)
-
-
-def publish_text(path: Path, text: str) -> None:
-    with publish(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+                    image = split.inputs[row]  # [h, w, C], and Pillow's grey is [h, w]
+                    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(draft)

@@ -89,8 +89,8 @@ class State:
         )
         self.schedule = schedule(self.optimizer, recipe, job.steps)
         self.average = average(self.network, recipe.ema) if recipe.ema else None
-        self.epoch, self.seconds = 0, 0.0
-        self.best: Best | None = None
+        self.epoch, self.seconds = 0, 0.0  # spent in epochs
+        self.best = Best(0, 0.0, math.inf, {})  # none yet
 
     @property
     def judged(self) -> nn.Module:
@@ -104,7 +104,7 @@ class State:
 
     def dump(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self.parts.items()}
-        return {**parts, "epoch": self.epoch, "seconds": self.seconds, "best": self.best and vars(self.best)}
+        return {**parts, "epoch": self.epoch, "seconds": self.seconds, "best": vars(self.best)}
 
     def restore(self, dumped: dict[str, Any]) -> None:
         for name, part in self.parts.items():

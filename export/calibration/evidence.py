@@ -11,7 +11,7 @@ from typing import Any
 
 from inference import parity
 from inference.base import Frozen
-from inference.tools.files import publish
+from inference.tools.files import publish_text
 
 FOLDER = Path(__file__).with_name("evidence")
 
@@ -56,8 +56,7 @@ class Evidence(Frozen):
         return FOLDER / f"{self.model}-{self.device}.json"
 
     def write(self) -> None:
-        with publish(self.path) as draft:
-            draft.write_text(self.model_dump_json(indent=1) + "\n")
+        publish_text(self.path, self.model_dump_json(indent=1) + "\n")
 
 
 def read_all() -> list[Evidence]:
@@ -89,8 +88,7 @@ def write_worst(evidence: list[Evidence]) -> None:
         plain = "" if worst is None else f"worst = {worst:.2g}".replace("e-0", "e-")  # 1.4e-6, as people write it
         # The first `worst` of a part is its row's own; what follows the row may be other tables.
         written += re.sub(r"^worst = .*$", plain, part, count=1, flags=re.MULTILINE) if plain else part
-    with publish(parity.TABLE) as draft:
-        draft.write_text(written)
+    publish_text(parity.TABLE, written)
 
 
 def complaints() -> list[str]:

@@ -59,9 +59,8 @@ def compare_layers(eager: Walk, oracle: Walk, artifact: Walk, goldens: Goldens, 
     As for the logits, the limit is atol + rtol · |eager|, with the row's rtol. A layer's atol is as many of eager's own
     errors there, against float64, as the row's atol is of eager's error at the logits. So it grows from layer to layer
     as rounding does, it is the row's at the logits, and it suits numbers of any size and rows of any precision. An
-    error is at least one unit in the last place of the layer's largest number.
-
-    Raises ValueError when there is nothing to compare.
+    error is at least one unit in the last place of the layer's largest number. Raises ValueError when there is nothing
+    to compare.
     """
     errors = [
         [_error(here.value, exact.value) for here, exact in zip(eager(inputs), oracle(inputs), strict=True)]

@@ -152,10 +152,7 @@ def walk_onnx(path: Path, device: str, threads: int) -> Walk:
 
 
 def walk_torchscript(path: Path, device: str, threads: int) -> Walk:
-    """Each node of the graph by itself, by the operation of PyTorch's that it names.
-
-    Raises ValueError for a graph that branches.
-    """
+    """Each node by itself, by the operation of PyTorch's that it names. Raises ValueError for a graph that branches."""
     prepare(device, threads)
     with deprecated():
         module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]

@@ -18,10 +18,9 @@ PRECISION = FLOAT32
 def missing(device: str) -> str | None:
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
-        reason = f"AOTInductor compiles C++, and there is no {compiler} here."
-        if compiler != "g++":
-            return f"{reason} Set CXX to a C++ compiler that is there, or unset it for g++."
-        return f"{reason} Install a C++ compiler (Debian: apt-get install g++)."
+        set_otherwise = "Set CXX to a C++ compiler that is there, or unset it for g++."
+        mend = "Install a C++ compiler (Debian: apt-get install g++)." if compiler == "g++" else set_otherwise
+        return f"AOTInductor compiles C++, and there is no {compiler} here. {mend}"
     if device == "cuda":
         from torch.utils.cpp_extension import CUDA_HOME
 

@@ -4,16 +4,13 @@ import shutil
 from pathlib import Path
 
 from inference import weights
-from inference.runtime import FLOAT32, Loaded, Network, Source
+from inference.runtime import FLOAT32, Loaded, Network, Source, never_missing
 from inference.tools.files import sha256
 from inference.torch_graph import prepare, runner
 
 ARTIFACT = "model.safetensors"
 PRECISION = FLOAT32
-
-
-def missing(_: str) -> str | None:
-    return None
+missing = never_missing
 
 
 def export(source: Source, path: Path, _: str) -> None:

@@ -12,18 +12,15 @@ from inference.base import OutOfMemory, out_of_memory
 from inference.contract import Contract
 from inference.inputs import Batch
 from inference.outputs import Outputs
-from inference.runtime import CONTRACT, FLOAT32, WEIGHTS, CannotRun, Loaded, Network, Source
+from inference.runtime import CONTRACT, FLOAT32, WEIGHTS, CannotRun, Loaded, Network, Source, never_missing
 
 if TYPE_CHECKING:
     import onnxruntime
 
 ARTIFACT = "model.onnx"
 PRECISION = FLOAT32
+missing = never_missing
 NO_MEMORY = ("Failed to allocate memory", "out of memory")  # ONNX Runtime's own words, and CUDA's
-
-
-def missing(_: str) -> str | None:
-    return None
 
 
 def export(source: Source, path: Path, _: str) -> None:

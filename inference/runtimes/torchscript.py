@@ -11,15 +11,12 @@ from typing import Any
 import torch
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # not in its __all__
 
-from inference.runtime import CONTRACT, FLOAT32, WEIGHTS, CannotRun, Loaded, Network, Source
+from inference.runtime import CONTRACT, FLOAT32, WEIGHTS, CannotRun, Loaded, Network, Source, never_missing
 from inference.torch_graph import loaded, prepare
 
 ARTIFACT = "model.pt"
 PRECISION = FLOAT32
-
-
-def missing(_: str) -> str | None:
-    return None
+missing = never_missing
 
 
 def export(source: Source, path: Path, device: str) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from inference.base import Frozen
-from inference.tools.files import publish, sha256
+from inference.tools.files import publish_text, sha256
 
 NAME = "manifest.json"
 FIRST_NAME = "manifest-first-edition.json"  # what a first edition's becomes when this one exports
@@ -79,8 +79,7 @@ class Manifest(Frozen):
         return found
 
     def write(self, store: Path) -> None:
-        with publish(store / NAME) as draft:
-            draft.write_text(self.model_dump_json(indent=2) + "\n")
+        publish_text(store / NAME, self.model_dump_json(indent=2) + "\n")
 
     def choose(self, names: list[str]) -> dict[str, Archive]:
         """The archives named, or all of them. Raises ValueError for a name that there isn't."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -29,3 +28,8 @@ def publish(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def publish_text(path: Path, text: str) -> None:
+    with publish(path) as draft:
+        draft.write_text(text, encoding="utf-8")

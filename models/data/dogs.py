@@ -1,7 +1,4 @@
-"""Stanford Dogs: photographs of 120 breeds, and the lists that say which are for training.
-
-Its pages give no checksums; those here are the ones that TensorFlow Datasets holds its downloads to.
-"""
+"""Stanford Dogs: photographs of 120 breeds, and the lists that say which are for training."""
 
 import tarfile
 import urllib.request
@@ -15,18 +12,19 @@ UNPACKED = {"images.tar": "Images", "lists.tar": "train_list.mat"}  # what there
 DIGESTS = {
     "images.tar": "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
     "lists.tar": "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
-}  # SHA-256
+}  # SHA-256: those that TensorFlow Datasets holds its downloads to, for its own pages give none
 
 
 def splits(directory: Path) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
-    """The labels and the three splits. The test list is held out; of the other a tenth is for validation.
+    """Labels and splits: the test list is held out, and a tenth of the other for validation. Raises ValueError."""
+    from scipy.io import loadmat  # type: ignore[import-untyped]
 
-    Raises ValueError when the files are missing and can't be downloaded, or do not fit the lists.
-    """
     for archive, found in UNPACKED.items():
         if not (directory / found).exists():
             unpack(directory, archive)
-    train, held_out = (_listed(directory, name) for name in ("train_list.mat", "test_list.mat"))
+    # MATLAB wraps each name in arrays of its own.
+    lists = (loadmat(directory / name)["file_list"].ravel() for name in ("train_list.mat", "test_list.mat"))
+    train, held_out = (tuple(directory / "Images" / str(row.item()) for row in rows) for rows in lists)
     folders = sorted({path.parent.name for path in train})
     if {path.parent.name for path in held_out} != set(folders):
         raise ValueError(f"The lists in {directory} name different breeds. Delete the folder and train again.")
@@ -38,13 +36,6 @@ def splits(directory: Path) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
     rest, validation = parts[0].without(1 / 10)
     labels = tuple(folder.partition("-")[2] for folder in folders)  # n02085620-Chihuahua
     return labels, {"train": rest, "validation": validation, "held_out": parts[1]}
-
-
-def _listed(directory: Path, name: str) -> tuple[Path, ...]:
-    """The photos in a list. MATLAB wraps each name in arrays of its own."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
-
-    return tuple(directory / "Images" / str(row.item()) for row in loadmat(directory / name)["file_list"].ravel())
 
 
 def unpack(directory: Path, name: str) -> None:

@@ -19,7 +19,7 @@ from rich.progress import track
 from inference.base import BadInput
 from inference.inputs.image import ImageInput
 from inference.inputs.image import decode as inputs
-from inference.tools.files import publish, sha256
+from inference.tools.files import publish, publish_text, sha256
 from models import Data, Split
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -88,10 +88,7 @@ def find_files(root: Path, labels: tuple[str, ...] = ()) -> tuple[tuple[str, ...
 def decoded(
     source: str, labels: tuple[str, ...], splits: dict[str, LabelledFiles], specs: dict[str, ImageInput], cache: Path
 ) -> Data:
-    """All splits, each decoded by the input function as its spec says. Unreadable files are listed and left out.
-
-    Raises ValueError when a split has nothing left of a label.
-    """
+    """All splits as their specs say; unreadable files are listed and left out. ValueError if a label has no others."""
     made, unreadable = {}, []
     for name, files in splits.items():
         images, errors = _cached(files.paths, specs[name], cache, name)
@@ -105,10 +102,7 @@ def decoded(
 
 
 def _cached(paths: tuple[Path, ...], spec: ImageInput, cache: Path, name: str) -> tuple[np.ndarray, dict[str, str]]:
-    """uint8 [readable files, *spec.shape], mapped to memory, and why the others can't be read.
-
-    The cache goes by the files' names, sizes and times, and by what decodes them.
-    """
+    """uint8 [readable files, *spec.shape], kept by all that decides it, and why the others can't be read."""
     digest = hashlib.sha256(f"{spec.model_dump_json()} {sha256(Path(inputs.__file__))}\n".encode())
     for path in paths:
         found = path.stat()
@@ -117,16 +111,12 @@ def _cached(paths: tuple[Path, ...], spec: ImageInput, cache: Path, name: str) -
     errors = pixels.with_suffix(".json")
     if not (pixels.is_file() and errors.is_file()):
         unreadable = _decode_all(paths, spec, pixels, f"Decoding {name.replace('_', ' ')}")
-        with publish(errors) as draft:
-            draft.write_text(json.dumps(unreadable, indent=2))
+        publish_text(errors, json.dumps(unreadable, indent=2))
     return np.load(pixels, mmap_mode="c"), json.loads(errors.read_bytes())  # "c": a tensor of it may be written to
 
 
 def _decode_all(paths: tuple[Path, ...], spec: ImageInput, target: Path, title: str) -> dict[str, str]:
-    """Writes the pixels of the readable files in order; returns the others, each with its error.
-
-    With a thread for each core: the decoders release the interpreter's lock.
-    """
+    """Writes the pixels of the readable files in order; returns the others, each with its error."""
     errors: dict[str, str] = {}
     with publish(target) as draft:
         rows = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(paths), *spec.shape))
@@ -137,10 +127,9 @@ def _decode_all(paths: tuple[Path, ...], spec: ImageInput, target: Path, title: 
             except (BadInput, OSError) as error:
                 errors[str(paths[row])] = str(error)
 
-        # decoders set the filters of warnings, which are those of all threads: here they are restored
+        # Decoders release the interpreter's lock. They set the filters of all threads' warnings; here those are kept
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in track(pool.map(decode_one, range(len(paths))), title, total=len(paths)):
-                pass
+            list(track(pool.map(decode_one, range(len(paths))), title, total=len(paths)))
         if errors:
             np.save(draft, rows[[row for row, path in enumerate(paths) if str(path) not in errors]])
     return dict(sorted(errors.items()))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFilter
 
-from inference.tools.files import publish, sha256
+from inference.tools.files import publish_text, sha256
 
 Plane = NDArray[Any]  # float32
 Rng = np.random.Generator
@@ -67,20 +67,15 @@ LABELS = tuple(PATTERNS)
 
 
 def write(folder: Path) -> Path:
-    """Writes the whole set as `folder`/split/label/index.jpg, unless it is there; gives the folder back.
-
-    A file written last names the version of this module that drew the set; another version draws it anew.
-    """
-    version = folder / "version.txt"
+    """Writes the whole set as `folder`/split/label/index.jpg, unless it is there; gives the folder back."""
+    version = folder / "version.txt"  # of this module; written last
     if version.is_file() and version.read_text() == sha256(Path(__file__)):
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     places = [(split, label, index) for split in COUNTS for label in LABELS for index in range(COUNTS[split])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(lambda place: _write_one(folder, *place), places):
-            pass
-    with publish(version) as draft:
-        draft.write_text(sha256(Path(__file__)))
+        list(pool.map(lambda place: _write_one(folder, *place), places))
+    publish_text(version, sha256(Path(__file__)))
     return folder
 
 
@@ -108,7 +103,7 @@ def draw(label: str, rng: Rng) -> Image.Image:
     height, width = (WORK_SIDE, oblong) if rng.random() < 0.5 else (oblong, WORK_SIDE)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = (x - width / 2) / WORK_SIDE, (y - height / 2) / WORK_SIDE  # 0 in the middle, ±0.5 at the short sides
-    background = _clouds(height, width, rng)[..., None] * _uniform(rng, 0.03, 0.15) + _colour(rng)
+    background = _clouds(height, width, rng)[..., None] * _colour(rng, 0.03, 0.15) + _colour(rng)
     object_ = _object(label, x, y, rng)
     inside = _blob(x, y, rng.uniform(0.5, 0.75), rng.uniform(-0.08, 0.08, 2), rng)
     picture = background + inside * (object_ - background)
@@ -128,7 +123,7 @@ def _object(label: str, x: Plane, y: Plane, rng: Rng) -> Plane:
     edge = WORK_SIDE / cells  # pixels of a cell: the pattern's edge is one pixel wide
     shape = (PATTERNS[label](u, v) * edge + 0.5).clip(0, 1)[..., None]
     one = _colour(rng)
-    other = one + rng.choice([-1, 1]).item() * rng.uniform(0.35, 0.7) + _uniform(rng, -0.15, 0.15)
+    other = one + rng.choice([-1, 1]).item() * rng.uniform(0.35, 0.7) + _colour(rng, -0.15, 0.15)
     if not 0 <= other.mean() <= 1:
         other = 2 * one - other
     return np.asarray(other + shape * (one - other))
@@ -159,10 +154,6 @@ def _light(x: Plane, y: Plane, rng: Rng) -> Plane:
     return np.asarray(rng.uniform(0.75, 1.1) * side * (1 - rng.uniform(0, 0.5) * (x * x + y * y)))[..., None]
 
 
-def _colour(rng: Rng) -> Plane:
-    return _uniform(rng, 0.1, 0.9)
-
-
-def _uniform(rng: Rng, low: float, high: float) -> Plane:
+def _colour(rng: Rng, low: float = 0.1, high: float = 0.9) -> Plane:
     """One value for each channel, [3]."""
     return rng.uniform(low, high, 3).astype(np.float32)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.accuracy import answer, compare_accuracy
-from export.pipeline import Exported, export_runtime, goldens_of
+from export.pipeline import Exported, answer, compare_accuracy, export_runtime, goldens_of
 from export.trained import Trained
 from inference import parity
 from inference.goldens import Goldens

@@ -21,9 +21,9 @@ from models import Data, Model, Recipe, Split
 from tests.contracts import classifier
 from tests.workspace import ROOT
 from training import loop
-from training.loop import TrainingResult, pick_device, train
+from training.loop import pick_device, train
 from training.report import publish_all
-from training.state import Job, average, epoch_seed, schedule
+from training.state import Job, State, average, epoch_seed, schedule
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, threads=1)
@@ -78,8 +78,8 @@ def job(model: Model | None = None, seed: int = 0, **recipe: Any) -> Job:
     return Job(model, model.data("noise", Path()), replace(RECIPE, **recipe), seed, CPU)
 
 
-def same_weights(one: TrainingResult, other: TrainingResult) -> bool:
-    mine, theirs = one.network.state_dict(), other.network.state_dict()
+def same_weights(one: State, other: State) -> bool:
+    mine, theirs = one.judged.state_dict(), other.judged.state_dict()
     return all(torch.equal(mine[name], theirs[name]) for name in mine.keys() | theirs.keys())
 
 
@@ -287,7 +287,7 @@ def test_cuda_is_used_where_there_is_one(tmp_path: Path) -> None:
     on_cuda = replace(job(epochs=20), device=torch.device("cuda"))
     first = train(on_cuda, tmp_path / "first")
     assert first.best.accuracy > 0.9
-    assert {tensor.device.type for tensor in first.network.state_dict().values()} == {"cuda"}
+    assert {tensor.device.type for tensor in first.judged.state_dict().values()} == {"cuda"}
     assert same_weights(first, train(on_cuda, tmp_path / "again"))
 
 

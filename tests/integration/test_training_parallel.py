@@ -102,7 +102,7 @@ def trained(folder: Path) -> dict[str, dict[str, Tensor]]:
     for name, changes in RECIPES.items():
         recipe = replace(model.RECIPES["noise"], **changes)
         result = train(Job(model, model.data("noise", Path()), recipe, 0, CPU), folder / name)
-        found[name] = {**result.network.state_dict(), "validation loss": torch.tensor(result.best.loss)}
+        found[name] = {**result.judged.state_dict(), "validation loss": torch.tensor(result.best.loss)}
     return found
 
 
@@ -179,7 +179,7 @@ def test_two_processes_train_digits_as_well_as_one(digits: Path, tmp_path: Path)
     recipe = replace(digits_model.RECIPES["bundled"], epochs=3)
     data = digits_model.data("bundled", tmp_path)
     job = Job(digits_model, data, recipe, 0, CPU)
-    logits = predict(train(job, tmp_path).network, torch.from_numpy(data.held_out.inputs), CPU)
+    logits = predict(train(job, tmp_path).judged, torch.from_numpy(data.held_out.inputs), CPU)
     one = float(np.mean(logits.argmax(dim=1).numpy() == data.held_out.targets))
     two = metrics(digits / "artifacts/digits")
     # seen with 8 seeds: at most 3 of 360 scans (0.8 %) more or fewer; one process comes to 94.7 to 97.8 % with them

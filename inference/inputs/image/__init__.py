@@ -1,7 +1,4 @@
-"""Images: PNG, JPEG and WebP files, or npy arrays of uint8, become rows of uint8, in training, serving and verifying.
-
-The one exception has to be asked for, and is attested: `nvjpeg.py`.
-"""
+"""Images: PNG, JPEG and WebP files, or npy arrays of uint8, become rows of uint8, alike but in `nvjpeg.py`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
@@ -14,8 +11,7 @@ from PIL.ExifTags import Base as Exif
 from inference.base import BadInput
 from inference.inputs import CPU, Body, Decoded, Decoder
 from inference.inputs.image import forms
-from inference.inputs.image.decode import fit, read_image
-from inference.inputs.image.spec import ImageSpec, Pixels
+from inference.inputs.image.decode import ImageSpec, Pixels, fit, read_image
 from inference.tools.npy import NPY, encode_npy, is_npy
 
 __all__ = ["KIND", "NVJPEG", "NVJPEG_OR_CPU", "ImageInput", "Pixels"]

@@ -1,7 +1,4 @@
-"""`decode.fit` on an NVIDIA GPU, for many pictures of one size at once: two matrix products scale and crop, to the bit.
-
-The weights depend on the size alone, and are kept.
-"""
+"""`decode.fit` on an NVIDIA GPU, to the bit: two matrix products scale and crop many pictures of one size at once."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.inputs.image.decode import crop_of
-from inference.inputs.image.spec import ImageSpec
+from inference.inputs.image.decode import ImageSpec, crop_of
 
 KEPT_SIDE, KEPT = 1024, 256  # the weights of so many lines are kept, of those that are no longer: 0.9 MB each at most
 MULTIPLE = 8  # matrix products are fast with a multiple of so many columns

@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from inference.inputs.image.spec import ImageSpec, Pixels
+from inference.inputs.image.decode import ImageSpec, Pixels
 
 Size = tuple[int, int]  # width and height
 

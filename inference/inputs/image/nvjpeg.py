@@ -19,19 +19,9 @@ from torch import Tensor
 
 from inference.base import BadInput, OutOfMemory
 from inference.inputs import Decoded
-from inference.inputs.image.decode import (
-    START_OF_SCAN,
-    UPRIGHT,
-    bad_jpeg,
-    check_scans,
-    crop_of,
-    explained,
-    is_jpeg,
-    open_image,
-    orientation,
-)
+from inference.inputs.image import decode
+from inference.inputs.image.decode import ImageSpec
 from inference.inputs.image.fit_cuda import fit
-from inference.inputs.image.spec import ImageSpec
 
 END = b"\xff\xd9"
 STATUS = re.compile(r": (\d+)$")  # nvJPEG's own, at the end of what torchvision says
@@ -45,10 +35,7 @@ TOGETHER = 64_000_000  # pixels that are scaled at once, which takes up to 30 by
 
 
 def decode_jpegs(bodies: Sequence[bytes], spec: ImageSpec, device: str) -> list[Decoded | BadInput | None]:
-    """JPEGs → for each uint8 [1, height, width, 3] on `device`, or what is wrong with it. Raises OutOfMemory.
-
-    None for what is not for nvJPEG: other formats, other colours than grey and YCbCr, two sizes.
-    """
+    """For each uint8 [1, height, width, 3] on `device`, or what `_examine` says instead. Raises OutOfMemory."""
     examined = [_examine(body, spec) for body in bodies]
     jpegs = {index: one for index, one in enumerate(examined) if isinstance(one, _Jpeg)}
     found: list[Decoded | BadInput | None] = [None if isinstance(one, _Jpeg) else one for one in examined]
@@ -58,7 +45,7 @@ def decode_jpegs(bodies: Sequence[bytes], spec: ImageSpec, device: str) -> list[
             if isinstance(image, BadInput):
                 found[index] = image
                 continue
-            axes, swapped = UPRIGHT.get(jpeg.orientation, ((), False))
+            axes, swapped = decode.UPRIGHT.get(jpeg.orientation, ((), False))
             turned = image.flip([axis + 1 for axis in axes]) if axes else image  # [3, h, w]
             turned = turned.mT if swapped else turned
             upright.setdefault(turned.shape, []).append((index, turned))
@@ -84,28 +71,28 @@ class _Jpeg:
 
 
 def _examine(body: bytes, spec: ImageSpec) -> _Jpeg | BadInput | None:
-    """What is wrong with an image; None where it is not for nvJPEG."""
+    """What is wrong with an image; None for other formats and colours than nvJPEG's, and for two sizes."""
     try:
-        with explained(body, spec):
-            image = open_image(body, spec)
+        with decode.explained(body, spec):
+            image = decode.open_image(body, spec)
             if not _suits(image):
                 return None
-            check_scans(image, body)  # nvJPEG may go on where libjpeg stops
-            crop_of(image.height, image.width, spec)
+            decode.check_scans(image, body)  # nvJPEG may go on where libjpeg stops
+            decode.crop_of(image.height, image.width, spec)
             at = 2  # then where the first picture's pixels begin: behind the segments, which may hold a smaller picture
-            while body[at : at + 2] != START_OF_SCAN:
+            while body[at : at + 2] != decode.START_OF_SCAN:
                 marker, length = struct.unpack_from(">xBH", body, at)
                 at += 1 if marker == 0xFF else 2 + length  # a filling byte
             if body.rfind(END, at) < 0:
-                raise bad_jpeg("its end is missing")
-            return _Jpeg(body, image.height, image.width, orientation(image))
+                raise decode.bad_jpeg("its end is missing")
+            return _Jpeg(body, image.height, image.width, decode.orientation(image))
     except BadInput as error:
         return error
 
 
 def _suits(image: ImageFile) -> bool:
     """Whether its colours are grey or YCbCr beyond doubt by libjpeg's marks, and its size stands there once."""
-    if not is_jpeg(image) or image.mode not in ("L", "RGB") or len(image.layer) != image.layers:  # type: ignore[attr-defined]
+    if not decode.is_jpeg(image) or image.mode not in ("L", "RGB") or len(image.layer) != image.layers:  # type: ignore[attr-defined]
         return False
     transform = image.info.get("adobe_transform")
     marked = "jfif" in image.info or transform == 1 or [layer[0] for layer in image.layer] == [1, 2, 3]  # type: ignore[attr-defined]
@@ -113,16 +100,13 @@ def _suits(image: ImageFile) -> bool:
 
 
 def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
-    """Each uint8 [3, h, w]. It fails for all at once, so halves are tried until it is known for which.
-
-    Raises OutOfMemory, and RuntimeError for what no picture is to blame for.
-    """
+    """Each uint8 [3, h, w]. It fails for all: halves are tried until it is known for which. Raises OutOfMemory."""
     if not jpegs:
         return []
     try:
         images = _decode([jpeg.body for jpeg in jpegs], device)
         return [  # it reads the header by itself, and the size was checked in what Pillow read
-            image if image.shape[1:] == (jpeg.height, jpeg.width) else bad_jpeg("its header tells of two sizes")
+            image if image.shape[1:] == (jpeg.height, jpeg.width) else decode.bad_jpeg("its header tells of two sizes")
             for image, jpeg in zip(images, jpegs, strict=True)
         ]
     except torch.OutOfMemoryError:
@@ -135,9 +119,9 @@ def _nvjpeg(jpegs: Sequence[_Jpeg], device: str) -> list[Tensor | BadInput]:
         if status == NO_MEMORY or "out of memory" in str(error):
             raise OutOfMemory(reason) from None
         if status not in ABOUT_THE_JPEG and RARE_KIND not in reason:
-            raise
+            raise  # no picture is to blame
         if len(jpegs) == 1:
-            return [bad_jpeg(f"nvJPEG says {reason}")]
+            return [decode.bad_jpeg(f"nvJPEG says {reason}")]
     half = len(jpegs) // 2
     return _nvjpeg(jpegs[:half], device) + _nvjpeg(jpegs[half:], device)
 
