@@ -22,10 +22,8 @@ def start(run_directory: Path, store: Path, names: list[str], port: int, workers
     chosen = choose(manifest.Manifest.read(store), names, run_directory)
     total, most = len(chosen) * workers, limits.cores()
     if workers > 1 and total > most:
-        raise ValueError(
-            f"--workers {workers} makes {total} workers in all, and the server may use {most} cores. "
-            "Ask for fewer, or serve fewer models."
-        )
+        asked = f"--workers {workers} makes {total} workers in all"
+        raise ValueError(f"{asked}, and the server may use {most} cores. Ask for fewer, or serve fewer models.")
     server = HOST.new(run_directory, store, run_directory, port, chosen, workers)
     if running:
         _check_same(running, server)

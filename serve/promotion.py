@@ -34,9 +34,8 @@ def operating(run_directory: Path) -> Iterator[Running]:
             try:
                 yield running
             except requests.RequestException as error:
-                raise NotServing(
-                    f"TorchServe gave no answer ({type(error).__name__}). See: python -m serve status"
-                ) from None
+                words = f"TorchServe gave no answer ({type(error).__name__}). See: python -m serve status"
+                raise NotServing(words) from None
 
 
 def running_server(run_directory: Path) -> Server:
@@ -57,18 +56,15 @@ def promote_version(running: Running, name: str, version: str) -> Promoted:
     archive = Manifest.read(Path(server.store)).find(name, version)
     default = _default(running, name)
     held = server.models[name]
+    one = f"Version {version} of {name}"
     if default.version == version and held.get(version) == archive.sha256:
-        raise ValueError(f"Version {version} of {name} is the default already.")
+        raise ValueError(f"{one} is the default already.")
     if default.version == version:
-        raise ValueError(
-            f"Version {version} of {name} is the default, and was exported again since. Export it as another version: "
-            f"python -m export {archive.model} --version ..."
-        )
+        remedy = f"Export it as another version: python -m export {archive.model} --version ..."
+        raise ValueError(f"{one} is the default, and was exported again since. {remedy}")
     if archive.device.partition(":")[0] != default.device:
-        raise ValueError(
-            f"Version {version} of {name} was exported for {archive.device}, and this server runs on {default.device}. "
-            f"Export it for that: python -m export {archive.model} --device {default.device}"
-        )
+        remedy = f"Export it for that: python -m export {archive.model} --device {default.device}"
+        raise ValueError(f"{one} was exported for {archive.device}, and this server runs on {default.device}. {remedy}")
     manifest.check(Path(server.store), {name: archive})
     if held.get(version, archive.sha256) != archive.sha256:  # what was kept for a rollback is exported again since
         kept = Promoted(version=default.version, sha256=held[default.version])
@@ -84,10 +80,8 @@ def rollback_version(running: Running, name: str) -> Promoted:
         raise ValueError(f"There is no version of {name} to go back to: none was promoted over another one.")
     target = known.previous if default.version != known.previous else known.version
     if target not in server.models[name]:
-        raise ValueError(
-            f"Version {target} of {name} is not registered any more. "
-            f"Promote it: python -m serve promote {name} {target}"
-        )
+        remedy = f"Promote it: python -m serve promote {name} {target}"
+        raise ValueError(f"Version {target} of {name} is not registered any more. {remedy}")
     return _promoted(running, name, target, server.models[name][target], default)
 
 

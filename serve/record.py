@@ -55,10 +55,9 @@ class Server(Frozen):
         if limit is not None:
             free = min(free, limit - sum(_own_bytes(process.pid) for process in self.processes()))
         if more > 0 and needed > free:
-            raise NotServing(
-                f"{more} more workers need about {needed >> 20} MiB, and {max(0, free) >> 20} MiB are left. "
-                "Give the server more memory, or let other models have fewer workers."
-            )
+            remedy = "Give the server more memory, or let other models have fewer workers."
+            left = f"{max(0, free) >> 20} MiB are left"
+            raise NotServing(f"{more} more workers need about {needed >> 20} MiB, and {left}. {remedy}")
 
 
 def _own_bytes(pid: int) -> int:

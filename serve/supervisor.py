@@ -36,16 +36,13 @@ TORCHSERVE_PORT = 9080
 
 @dataclass(frozen=True)
 class Service:
-    """What a container serves, and where: archives of `store` for `device` ("cpu" or "cuda"), at `port`.
+    """What a container serves, and where."""
 
-    `run_directory` lives as long as the container; `state` keeps tokens and promoted versions for the next one.
-    """
-
-    run_directory: Path
-    state: Path
+    run_directory: Path  # which lives as long as the container
+    state: Path  # which keeps tokens and promoted versions for the next one
     store: Path
     names: list[str]
-    device: str
+    device: str  # "cpu" or "cuda": what the archives are for
     port: int
     metrics_host: str
 
@@ -148,9 +145,8 @@ class Service:
                 with suppress(OSError), socket.socket() as probe:
                     probe.bind((address, 0))
                     return address
-        raise NotServing(
-            f"{self.metrics_host} is no address of this container, so metrics can't be served there. Set another."
-        )
+        where = f"{self.metrics_host} is no address of this container"
+        raise NotServing(f"{where}, so metrics can't be served there. Set another.")
 
 
 class Stopped(SystemExit):

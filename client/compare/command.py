@@ -127,10 +127,8 @@ class Contender:
         Raises CannotCheck where that is not the archive: its time in process would stand beside another's over HTTP.
         """
         if self.goldens.weights != self.archive.weights:
-            raise CannotCheck(
-                f"{self.path} has other weights than the goldens. "
-                f"Export again: python -m export {self.archive.model} --new-goldens"
-            )
+            again = f"Export again: python -m export {self.archive.model} --new-goldens"
+            raise CannotCheck(f"{self.path} has other weights than the goldens. {again}")
         goldens = self.goldens[:count]
         asked = [self.asker.outputs(row) for row in range(len(goldens))]
         if problem := next((one.problem for one in asked if one.problem), ""):

@@ -84,9 +84,7 @@ def draw(rows: list[Row], path: Path) -> None:
     """Bars for each runtime, medians with lowest and highest, as a PNG. A panel that lacks figures is left out."""
     from matplotlib.figure import Figure
 
-    panels = {
-        title: bars for title, bars in PANELS.items() if all(row[name] for name, _ in bars.values() for row in rows)
-    }
+    panels = {key: bars for key, bars in PANELS.items() if all(row[name] for name, _ in bars.values() for row in rows)}
     figure = Figure(figsize=(13, 4), layout="constrained")
     for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         width = 0.8 / len(series)

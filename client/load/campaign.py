@@ -121,13 +121,9 @@ class Campaign:
 
     def _run(self, run: Run, title: str, most_slow: float | None = None) -> Result:
         """With `most_slow` it ends when more are slow, or anything has failed: the objective can't hold any more."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[counts]}"),
-        )
-        with progress_bar(*columns, hidden=run.seconds < 0.5, transient=True) as shown:
+        before, after = TextColumn("{task.description}"), TextColumn("{task.fields[counts]}")
+        shown = progress_bar(before, BarColumn(), TimeElapsedColumn(), after, hidden=run.seconds < 0.5, transient=True)
+        with shown:
             task = shown.add_task(title, total=run.seconds, counts="")
 
             def progress(now: float, answered: int, failed: int, slow: int) -> bool:

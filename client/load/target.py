@@ -63,6 +63,6 @@ def prepared(client: Client, name: str, store: Path, data: Sequence[str], golden
         return post(parts.netloc.rpartition("@")[2], f"/predictions/{name}", headers, body)
 
     goldens = [request(body, ANY_BYTES, NPY) for body in asker.goldens.requests]
-    sent = [request(one.body, one.content_type) for one in bodies]
-    sent = sent or [request(body, ANY_BYTES) for body in asker.goldens.requests]
+    own = [request(one.body, one.content_type) for one in bodies]
+    sent = own or [request(body, ANY_BYTES) for body in asker.goldens.requests]
     return Target(asker, resolved(client.url), Requests(sent, goldens, golden_every), tuple(files[:MOST_FILES]))

@@ -107,10 +107,9 @@ class Asker:
 
         def ask() -> Asked:
             outputs, served = read()
-            if outputs.shape[1:] != (expected := self.contract.output.shape):
-                raise ServerFailed(
-                    f"The answer has rows of shape {list(outputs.shape[1:])} instead of {list(expected)}."
-                )
+            found, expected = list(outputs.shape[1:]), list(self.contract.output.shape)
+            if found != expected:
+                raise ServerFailed(f"The answer has rows of shape {found} instead of {expected}.")
             self._check(served)
             return Asked(rows, served, outputs)
 
@@ -137,9 +136,8 @@ class Asker:
         if absent := [header for name, header in ATTESTED.items() if name not in served]:
             raise ServerFailed(f"The answer attests no {', '.join(absent)}.")
         if served["decoder"] not in self.slack:
-            raise ServerFailed(
-                f"The answer attests decoder {served['decoder']!r}, and can be by {' or '.join(self.slack)}."
-            )
+            possible = " or ".join(self.slack)
+            raise ServerFailed(f"The answer attests decoder {served['decoder']!r}, and can be by {possible}.")
         for name, value in self.expected.items():
             if (device_kind(served[name]) if name == "device" else served[name]) != value:
                 raise ServerFailed(f"The answer attests {name} {served[name]!r} instead of {value!r}.")

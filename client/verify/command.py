@@ -104,9 +104,8 @@ def verify(
         for model in {archive.model for archive in manifest.choose(models or []).values()}:  # a report is of this run
             _report(artifacts, model).unlink(missing_ok=True)
         if not http_only and importlib.util.find_spec("torch") is None:
-            raise CannotCheck(
-                "The hops in process need torch. Install it, or check the others: python -m client verify --http"
-            )
+            others = "Install it, or check the others: python -m client verify --http"
+            raise CannotCheck(f"The hops in process need torch. {others}")
         screen, verdicts = console(), []
         with Client(url, management_url) as client:
             verifier = Verifier(client, artifacts, store, manifest, http_only, unbatched)

@@ -44,10 +44,8 @@ class HttpHops:
         mixed = self._concurrently(self._ask_among_strangers, BATCHED_REQUESTS)
         verdict = self._verdict(mixed)
         if verdict.ok and self.asker.batches and all(one.was_alone for one in mixed if len(one.rows) == 1):
-            raise CannotCheck(
-                f"{self.asker.model}: no two of {len(mixed)} concurrent requests shared a batch. "
-                "Where the server takes one at a time, say so: --unbatched"
-            )
+            hint = "Where the server takes one at a time, say so: --unbatched"
+            raise CannotCheck(f"{self.asker.model}: no two of {len(mixed)} concurrent requests shared a batch. {hint}")
         yield Hop("http_batched", verdict)
         yield Hop("http_load", self._verdict(self._concurrently(self._ask_under_load, LOAD_REQUESTS)))
 
@@ -58,10 +56,8 @@ class HttpHops:
             if asked.was_alone or not asked.served:
                 return asked
             time.sleep(ALONE_PAUSE)
-        raise CannotCheck(
-            f"{self.asker.model}: other requests are being answered, so that none is alone in its batch. "
-            "Verify when the server is quiet."
-        )
+        why = "other requests are being answered, so that none is alone in its batch"
+        raise CannotCheck(f"{self.asker.model}: {why}. Verify when the server is quiet.")
 
     def _ask_among_strangers(self, turn: int) -> Asked:
         first, row, last = (number % len(self.goldens) for number in (turn + 1, turn, turn + 2))

@@ -48,10 +48,8 @@ def check_ports(port: int) -> None:
             try:
                 probe.bind(("127.0.0.1", each))
             except OSError as error:
-                raise NotServing(
-                    f"Port {each} can't be used ({error.strerror}). "
-                    "Free it, or choose others: ENTERING_PORT=9000 make serve"
-                ) from None
+                remedy = "Free it, or choose others: ENTERING_PORT=9000 make serve"
+                raise NotServing(f"Port {each} can't be used ({error.strerror}). {remedy}") from None
 
 
 def metrics_port(port: int) -> int:
