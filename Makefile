@@ -18,7 +18,7 @@ TRAINED := $(ARTIFACTS)/weights.safetensors $(ARTIFACTS)/contract.json $(ARTIFAC
 EXPORTED := model_store/.exported-$(MODEL)
 
 INFERENCE := $(shell find inference -name '*.py' -o -name '*.toml')
-INPUTS := $(filter inference/contract.py inference/weights.py inference/inputs/%,$(INFERENCE))
+INPUTS := $(filter inference/base.py inference/contract.py inference/weights.py inference/inputs/% inference/outputs/%,$(INFERENCE))
 TRAINING_SOURCES := $(wildcard training/*.py models/data/*.py models/__init__.py models/$(MODEL).py) $(INPUTS)
 EXPORT_SOURCES := $(wildcard export/*.py serve/torchserve/handler.py) $(INFERENCE)
 
@@ -44,7 +44,7 @@ demo: $(EXPORTED)  ## to see it all: set up, train, export, serve, predict, veri
 	$(MAKE) stop serve predict verify compare; \
 	printf '\nThe report: %s\n' '$(ARTIFACTS)/verify.json, compare.json and compare.png'
 
-train: $(TRAINED)  ## after a change in training/: train the model (digits, or another: MODEL=photos)
+train: $(TRAINED)  ## after a change in models/ or training/: train the model (digits, or another: MODEL=photos)
 
 export: $(EXPORTED)  ## after training: write one checked archive per runtime to model_store/
 

@@ -4,6 +4,7 @@ Prints what the rows of `inference/tolerances.toml` are made of.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from inference.goldens import Goldens
 from inference.inputs import CPU, Decoded
 from inference.inputs.image import NVJPEG_OR_CPU, Pixels
 from inference.outputs import Outputs
+from inference.predictor import decode_all
 from inference.runtime import Loaded, as_array, load_artifact, runtime_module, runtime_names
 from inference.tools.commands import run
 from models import make_network
@@ -56,7 +58,7 @@ def decoding(loaded: Loaded, files: Sequence[Path], device: str) -> None:
     """The same pictures decoded by the CPU and by nvJPEG, and answered by the same runtime."""
     bodies = [(path.read_bytes(), "") for path in files]
     spec = loaded.contract.input
-    on_cpu, on_gpu = (spec.decoder(name, device) for name in (CPU, NVJPEG_OR_CPU))
+    on_cpu, on_gpu = (partial(decode_all, spec, spec.decoder(name, device)) for name in (CPU, NVJPEG_OR_CPU))
     by_cpu, by_gpu, counts = [], [], {"cpu": 0, "nvjpeg": 0}
     for rows in parity.batches(BATCH, len(bodies)):
         for one, other in zip(on_cpu(bodies[rows]), on_gpu(bodies[rows]), strict=True):

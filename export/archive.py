@@ -1,4 +1,4 @@
-"""Archives are packed: one `.mar` per runtime, which carries `inference/` whole, and its model's file."""
+"""Archives are packed: one `.mar` per runtime, with `inference/` whole, its model's file and its host's handler."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from inference.store.archive import last_words
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHIVER = "from model_archiver.model_packaging import generate_model_archive as run; run()"
-NOT_CODE = shutil.ignore_patterns("__pycache__")
+NOT_CODE = shutil.ignore_patterns("__pycache__", ".*")
 
 # TorchServe ignores a minimum of workers without a maximum. A batch waits 1 ms for company, and is run when it is full;
 # a delay of 0 TorchServe takes for 100 ms (p50 of a lone request: 104 ms at 0, 3 to 4 ms at 1).

@@ -1,1 +1,1 @@
-"""What travels: an archive carries this package whole, and of the project nothing else but its model's file."""
+"""What travels: an archive carries this package whole, and beside it its model's file and its host's handler."""

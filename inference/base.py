@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +35,7 @@ def out_of_memory() -> Iterator[None]:
         raise OutOfMemory(str(error)) from None
 
 
+@cache
 def kinds(side: str) -> dict[str, Any]:
     """All kinds of `input` or `output`, by name: each module of its package is one, and its class is `KIND`."""
     package = importlib.import_module(f"inference.{side}s")

@@ -48,13 +48,16 @@ class Contract(Frozen):
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
     @classmethod
-    def read(cls, path: Path) -> "Contract":
-        """Raises ValueError for a file that holds no contract of this edition."""
+    def parse(cls, text: str | bytes, where: Path) -> "Contract":
+        """Raises ValueError for what is no contract of this edition."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ValueError(
-                f"{path} holds no contract of this edition ({where}: {first['msg']}). Train and export again."
-            ) from None
+            place = ".".join(map(str, first["loc"]))
+            reason = f"{where} holds no contract of this edition ({place}: {first['msg']})."
+            raise ValueError(f"{reason} Train and export again.") from None
+
+    @classmethod
+    def read(cls, path: Path) -> "Contract":
+        return cls.parse(path.read_bytes(), path)

@@ -140,7 +140,7 @@ def compare_inputs(decoded: Rows, goldens: Goldens, decoders: Sequence[str]) -> 
     apart = [float(np.abs(here.astype(np.float64) - there).max(initial=0)) for here, there in pairs]  # [N]
     different = [name for name, far, few in zip(goldens.names, apart, allowed, strict=True) if not far <= few]
     sentence = f"{len(different)} inputs decode to other {spec.elements}, first {different[0]}." if different else ""
-    return Comparison(not different, len(goldens), max(apart), None, (), limit, 0, sentence)
+    return Comparison(not different, len(goldens), _finite(np.max(apart)), None, (), limit, 0, sentence)
 
 
 def batches(size: int, total: int) -> Iterator[slice]:

@@ -10,7 +10,7 @@ import numpy as np
 from inference import parity
 from inference.base import BadInput, OutOfMemory
 from inference.goldens import Goldens
-from inference.inputs import CPU, Batch, Decoded, Decoder
+from inference.inputs import CPU, Batch, Body, Decoded, Decoder, Input
 from inference.messages import NO_MEMORY, Answer, Query, Request, as_json, bad_input, failure, query
 from inference.outputs import Outputs
 from inference.protocol import ATTESTED, NPY
@@ -21,7 +21,7 @@ from inference.tools.npy import encode_npy
 class Predictor:
     """A model ready to answer. `attestation` says what computes the answers, field by field of `protocol.ATTESTED`."""
 
-    def __init__(self, loaded: Loaded, attestation: Mapping[str, str], decoder: Decoder) -> None:
+    def __init__(self, loaded: Loaded, attestation: Mapping[str, str], decoder: Decoder | None) -> None:
         self.loaded = loaded
         self.contract = loaded.contract
         self.attestation = attestation
@@ -36,6 +36,8 @@ class Predictor:
         requests = [Request(body, {"accept": NPY}) for body in goldens.requests]
         parts = parity.batches(self.contract.max_batch, len(goldens))
         answers = [answer for part in parts for answer in self.answer(requests[part])]
+        if len(answers) != len(requests):
+            raise RuntimeError(f"{len(requests)} goldens got {len(answers)} answers.")
         refused = next((answer for answer in answers if answer.status != 200), None)
         if refused is NO_MEMORY:
             raise OutOfMemory(NO_MEMORY.body.decode())
@@ -82,7 +84,7 @@ class Predictor:
 
     def decode(self, queries: Sequence[Query]) -> list[Decoded | BadInput]:
         """Raises OutOfMemory."""
-        return self.decoder([(one.body, one.content_type) for one in queries])
+        return decode_all(self.contract.input, self.decoder, [(one.body, one.content_type) for one in queries])
 
     def predict(self, inputs: Sequence[Batch]) -> list[Outputs]:
         """Several [N_i, *input.shape] → as many float32 [N_i, *output.shape], computed together. Raises OutOfMemory."""
@@ -125,3 +127,16 @@ class Predictor:
     def description(self) -> dict[str, Any]:
         """What every prediction attests, its own batch and decoder excepted, and the contract."""
         return {"attestation": dict(self.attestation), "contract": self.contract.model_dump(mode="json")}
+
+
+def decode_all(spec: Input, decoder: Decoder | None, bodies: Sequence[Body]) -> list[Decoded | BadInput]:
+    """By a decoder of many at once, where there is one, and what that leaves one by one on the CPU."""
+
+    def one(body: bytes, content_type: str) -> Decoded | BadInput:
+        try:
+            return Decoded(spec.decode(body, content_type))
+        except BadInput as error:
+            return error
+
+    found = decoder(bodies) if decoder else [None] * len(bodies)
+    return [one(*body) if there is None else there for there, body in zip(found, bodies, strict=True)]

@@ -24,7 +24,7 @@ from inference.contract import Contract
 from inference.goldens import Goldens
 from inference.inputs import CPU, Decoder
 from inference.messages import NO_MEMORY, Request
-from inference.predictor import Predictor
+from inference.predictor import Predictor, decode_all
 from inference.protocol import NPY
 from inference.runtime import CannotRun, as_array, runtime_module
 from inference.store.archive import run_inprocess
@@ -125,11 +125,11 @@ def _tried(compute: Callable[[], Any]) -> Any:
         return str(error) or type(error).__name__
 
 
-def _decoded(decoder: Decoder, contract: Contract, goldens: Goldens) -> tuple[NDArray[Any], list[str]]:
+def _decoded(decoder: Decoder | None, contract: Contract, goldens: Goldens) -> tuple[NDArray[Any], list[str]]:
     """[N, *input.shape] and what decoded each, in full batches. Raises ValueError for a golden that is refused."""
     bodies, found = [(body, "") for body in goldens.requests], []
     for rows in parity.batches(contract.max_batch, len(goldens)):
-        for name, one in zip(goldens.names[rows], decoder(bodies[rows]), strict=True):
+        for name, one in zip(goldens.names[rows], decode_all(contract.input, decoder, bodies[rows]), strict=True):
             if isinstance(one, BadInput):
                 raise ValueError(f"{name} is refused: {one}")
             found.append(one)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -53,9 +54,9 @@ def forbid_tf32(device: str) -> bool:
     return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
 
 
-def loaded(graph: Graph, metadata: Mapping[str, str], provider: str, device: str, tf32: bool) -> Loaded:
+def loaded(path: Path, graph: Graph, metadata: Mapping[str, str], provider: str, device: str, tf32: bool) -> Loaded:
     """A graph with the metadata of its artifact."""
-    contract = Contract.model_validate_json(metadata[CONTRACT])
+    contract = Contract.parse(metadata[CONTRACT], path)
     return Loaded(runner(graph, contract, device), contract, metadata[WEIGHTS], provider, device, tf32=tf32)
 
 

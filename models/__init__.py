@@ -106,7 +106,7 @@ class Model(Protocol):
         """`contract(train)`, its mean and std computed from the training split; see `Job.contract`."""
 
     def network(self, contract: Contract) -> nn.Module:
-        """An untrained network: uint8 [B, *input.shape] → logits [B, labels], in the dtype of its buffers."""
+        """An untrained network: [B, *input.shape] → [B, *output.shape], in the dtype of its buffers."""
 
     @property
     def augment(self) -> Callable[..., Tensor]:

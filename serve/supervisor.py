@@ -98,7 +98,8 @@ class Service:
         """Lets requests in until one of the processes has ended by itself, or this one is told to stop."""
         running = HOST.connect(server)
         assert running
-        proxy = gateway.start(server, running.token, tokens, self.port, metrics_address)
+        with running.session:
+            proxy = gateway.start(server, running.token, tokens, self.port, metrics_address)
         try:
             for name, archives in chosen.items():
                 print(f"{name} {archives[0].version} is ready on {self.device} at port {self.port}.", flush=True)

@@ -12,6 +12,7 @@ from client.load.plan import Observed, Requests, Run
 from inference.tools.commands import CannotCheck
 
 Progress = Callable[[float, int, int, int], bool]
+ENDED = "A process that sends requests has ended by itself. Its last words are above."
 
 
 class Generators:
@@ -31,10 +32,16 @@ class Generators:
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
-        for pipe in self._pipes:
-            pipe.send(self._task)
-        for pipe in self._pipes:
-            _received(pipe)  # it has started, and is ready for runs
+        try:
+            for pipe in self._pipes:
+                pipe.send(self._task)
+            for pipe in self._pipes:
+                _received(pipe)  # it has started, and is ready for runs
+        except BaseException as error:
+            self.__exit__()
+            if isinstance(error, BrokenPipeError):
+                raise CannotCheck(ENDED) from None
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,4 +84,4 @@ def _received(pipe: Connection) -> Any:
     try:
         return pipe.recv()
     except (EOFError, OSError):
-        raise CannotCheck("A process that sends requests has ended by itself. Its last words are above.") from None
+        raise CannotCheck(ENDED) from None

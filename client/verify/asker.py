@@ -124,6 +124,8 @@ class Asker:
             answers = self.client.predict_with(source, self.model, headers)
             served = answers[0].served
             self._check(served)
+            if not all(isinstance(answer, output.prediction) for answer in answers):
+                raise ServerFailed("The answer is of another kind than this model's.", self.model, status=200)
             atol, rtol = (0.0, 0.0) if exact else (self.limit.atol + self.slack_of(served), self.limit.rtol)
             slack = atol + rtol * np.abs(outputs.astype(np.float64))  # [N, *shape]
             found = (output.disagreement(*one, headers) for one in zip(answers, outputs, slack, strict=True))

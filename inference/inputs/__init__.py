@@ -26,7 +26,7 @@ class Decoded:
     decoder: str = CPU
 
 
-Decoder = Callable[[Sequence[Body]], list[Decoded | BadInput]]
+Decoder = Callable[[Sequence[Body]], list[Decoded | BadInput | None]]  # of many at once; None: left to the CPU
 
 
 class Input(Frozen, ABC):
@@ -70,18 +70,11 @@ class Input(Frozen, ABC):
             return None
         return f"There is no decoder {decoder!r}. Choose one of: {', '.join(self.decoders)}."
 
-    def decoder(self, name: str, device: str) -> Decoder:
-        """Raises ValueError for one that there isn't, or that can't decode such inputs."""
+    def decoder(self, name: str, device: str) -> Decoder | None:
+        """None for the CPU's, which is `decode`. Raises ValueError where such inputs can't be decoded so."""
         if reason := self.unsuited(name, device):
             raise ValueError(reason)
-
-        def one(body: bytes, content_type: str) -> Decoded | BadInput:
-            try:
-                return Decoded(self.decode(body, content_type))
-            except BadInput as error:
-                return error
-
-        return lambda bodies: [one(*body) for body in bodies]
+        return None
 
     @abstractmethod
     def allowed_steps(self, requests: Sequence[bytes], rows: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -65,4 +65,4 @@ def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
         [outputs] = package.run([inputs])
         return outputs
 
-    return loaded(graph, package.get_metadata(), "AOTInductor", device, tf32)
+    return loaded(path, graph, package.get_metadata(), "AOTInductor", device, tf32)

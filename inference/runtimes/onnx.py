@@ -49,7 +49,7 @@ def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
         prepare(device, threads)
     session = open_session(path, device, threads)
     metadata = session.get_modelmeta().custom_metadata_map
-    contract = Contract.model_validate_json(metadata[CONTRACT])
+    contract = Contract.parse(metadata[CONTRACT], path)
     run = runner(session, contract) if device == "cpu" else bound(session, contract, device)
     return Loaded(run, contract, metadata[WEIGHTS], session.get_providers()[0], device)
 

@@ -46,7 +46,7 @@ def load(path: Path, device: str, threads: int, _: Network) -> Loaded:
     code = graph.inlined_graph  # its nodes live as long as it does
     if any(list(node.inputs())[-1].toIValue() for node in code.findAllNodes("aten::_convolution")):
         raise CannotRun(f"The convolutions of {path.name} were traced with TF32 allowed. Export it again.")
-    return loaded(graph, {name: text.decode() for name, text in metadata.items()}, "torch.jit", device, tf32)
+    return loaded(path, graph, {name: text.decode() for name, text in metadata.items()}, "torch.jit", device, tf32)
 
 
 @contextmanager

@@ -128,7 +128,8 @@ class Management:
                 found = self.scale(name, version, len(default.workers))
         except NotServing as error:
             raise NotPromoted(name, version, f"{error}. {SEE_LOG}") from None
-        if wrong := found.not_ready_reason or self.ask(name, archive, goldens):
+        answering = replace(self, deadline=time.monotonic() + LOAD_SECONDS)
+        if wrong := found.not_ready_reason or answering.ask(name, archive, goldens):
             raise NotPromoted(name, version, wrong)
         self.server.remember()
         try:

@@ -76,6 +76,23 @@ def test_a_stage_imports_only_from_earlier_stages() -> None:
     assert {name: used for name, used in wrong.items() if used} == {}
 
 
+# The archiver takes along what a host's worker starts with, which is that host's.
+HANDLER = ("export/archive.py", "serve/torchserve/handler.py")
+
+
+def test_no_string_names_a_module_of_a_later_stage() -> None:
+    """Neither to import it nor to run it; sentences, which have spaces, may name commands."""
+    found = set()
+    for path, tree in SOURCES.items():
+        stage = path.relative_to(ROOT).parts[0]
+        later = "|".join(STAGES[STAGES.index(stage) + 1 :])
+        for node in ast.walk(tree) if later else ():
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if re.fullmatch(rf"(-m )?({later})([./]\w+)+", text):
+                found.add((name_of(path), text))
+    assert found == {HANDLER}
+
+
 def test_the_client_draws_in_no_torch() -> None:
     foreign = {"torch", "torchvision", "onnxruntime", "ts"}
     client = [name for name in MODULES if name.partition(".")[0] == "client"]

@@ -1,6 +1,7 @@
 """The GPU's way from JPEGs to pixels, but for nvJPEG itself: another decoder stands in for it where there is no GPU."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from PIL import Image
 
 from inference.base import BadInput, OutOfMemory
-from inference.inputs import CPU, Decoded, Decoder
+from inference.inputs import CPU, Body, Decoded
 from inference.inputs.image import NVJPEG, NVJPEG_OR_CPU, ImageInput, nvjpeg
 from inference.inputs.image.decode import UPRIGHT, read_image
 from inference.inputs.image.forms import FORMS, PHOTO_FORMS
+from inference.predictor import decode_all
 from models.photos import INPUT
 from tests.contracts import decode
 from tests.unit.test_inputs_photos import EMPTY_SCAN
@@ -51,11 +53,11 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def on_gpu(name: str) -> Decoder:
-    """The decoder that a GPU would have; what it does on the device is done on the CPU."""
+def on_gpu(name: str) -> Callable[[Sequence[Body]], list[Decoded | BadInput]]:
+    """How a GPU's worker decodes by that name; what is done on the device is done on the CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageInput, "unsuited", lambda *_: None)
-        return INPUT.decoder(name, "cpu")
+        return partial(decode_all, INPUT, INPUT.decoder(name, "cpu"))
 
 
 def as_stored(body: bytes) -> np.ndarray:
@@ -239,7 +241,7 @@ def test_what_nvjpeg_cannot_decode_is_refused_or_decoded_on_the_cpu_as_configure
 @pytest.mark.usefixtures("batches")
 def test_what_is_no_image_at_all_is_refused_by_every_decoder() -> None:
     for name in ImageInput.decoders:
-        [found] = (on_gpu(name) if name != CPU else INPUT.decoder(CPU, "cpu"))([(b"text", "")])
+        [found] = on_gpu(name)([(b"text", "")])
         assert isinstance(found, BadInput)
 
 

@@ -40,6 +40,7 @@ class Project:
             "requirements.lock",
             "inference/inputs/image/decode.py",
             "serve/health.py",
+            "inference/outputs/classes.py",
             "inference/predictor.py",
             "inference/tolerances.toml",
             "inference/runtimes/onnx.py",
@@ -145,6 +146,7 @@ def test_each_stage_brings_what_it_needs_and_a_second_run_does_nothing(project: 
     [
         ("requirements.lock", [*SETUP, "-m training", "-m export"]),
         ("inference/inputs/image/decode.py", ["-m training", "-m export"]),
+        ("inference/outputs/classes.py", ["-m training", "-m export"]),
         ("artifacts/digits/weights.safetensors", ["-m export"]),
         ("inference/predictor.py", ["-m export"]),
         ("serve/health.py", []),

@@ -370,7 +370,7 @@ def test_each_answer_attests_what_decoded_its_input_and_a_bad_one_does_not_shift
 
 
 def test_too_much_to_decode_at_once_is_a_503_too() -> None:
-    def full(_: object) -> list[Decoded | BadInput]:
+    def full(_: object) -> list[Decoded | BadInput | None]:
         raise OutOfMemory("CUDA out of memory.")
 
     predictor = Predictor(Loaded(First7(), CONTRACT, "w" * 64, "a test", "cpu"), ATTESTATION, full)

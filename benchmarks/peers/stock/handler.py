@@ -25,9 +25,10 @@ class Handler:
         contract = json.loads((folder / "contract.json").read_bytes())
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         self.model = torch.jit.load(folder / "model.pt").eval()  # type: ignore[no-untyped-call]
-        self.labels = contract["labels"]
-        size = (contract["input"]["height"], contract["input"]["width"])
-        resize = transforms.Resize(contract["input"]["short_side"])
+        [spec], [output] = contract["inputs"], contract["outputs"]
+        self.labels = output["labels"]
+        size = (spec["height"], spec["width"])
+        resize = transforms.Resize(spec["short_side"])
         self.processing = transforms.Compose([resize, transforms.CenterCrop(size), transforms.PILToTensor()])
 
     @torch.inference_mode()

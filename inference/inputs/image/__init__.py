@@ -45,22 +45,19 @@ class ImageInput(ImageSpec):
             return f"The decoder {decoder} is for coloured inputs that are cropped. Export with --decoder cpu."
         return None
 
-    def decoder(self, name: str, device: str) -> Decoder:
-        on_cpu = super().decoder(name, device)
+    def decoder(self, name: str, device: str) -> Decoder | None:
+        super().decoder(name, device)
         if name == CPU:
-            return on_cpu
+            return None
 
-        def on_gpu(bodies: Sequence[Body]) -> list[Decoded | BadInput]:
-            """Arrays and images that are not for nvJPEG are decoded on the CPU, by whichever name."""
+        def on_gpu(bodies: Sequence[Body]) -> list[Decoded | BadInput | None]:
+            """Arrays and images that are not for nvJPEG are left to the CPU, by whichever name."""
             from inference.inputs.image.nvjpeg import decode_jpegs
 
             images = [index for index, (_, content_type) in enumerate(bodies) if not is_npy(content_type)]
             found = dict(zip(images, decode_jpegs([bodies[index][0] for index in images], self, device), strict=True))
-            retried = BadInput if name == NVJPEG_OR_CPU else ()
-            return [
-                on_cpu([body])[0] if (one := found.get(index)) is None or isinstance(one, retried) else one
-                for index, body in enumerate(bodies)
-            ]
+            left = BadInput if name == NVJPEG_OR_CPU else ()
+            return [None if isinstance(one := found.get(index), left) else one for index in range(len(bodies))]
 
         return on_gpu
 
