@@ -97,8 +97,8 @@ def test_inner_ports_are_unreachable_from_another_container(service: Stack) -> N
 
 def test_metrics_are_for_the_network_of_prometheus_alone(service: Stack) -> None:
     network = f"{service.project}_metrics"
-    assert METRICS_PORT in reachable_from_a_container(network, "inference.metrics", [*INNER, METRICS_PORT])
-    assert reachable_from_a_container(network, "inference.metrics", INNER) == []
+    assert METRICS_PORT in reachable_from_a_container(network, "serve.metrics", [*INNER, METRICS_PORT])
+    assert reachable_from_a_container(network, "serve.metrics", INNER) == []
     code = "import sys, urllib.request as r\nfor u in sys.argv[1:]: print(r.urlopen(u, timeout=9).read().decode())"
     urls = [f"http://serve.metrics:{METRICS_PORT}/{name}" for name in METRICS]
     scraped = docker("run", "--rm", "--network", network, "--entrypoint", "python", IMAGE, "-c", code, *urls).stdout
