@@ -70,7 +70,7 @@ bench:  ## on a quiet machine with a network: this server beside its peers, into
 	$(PYTHON) -m benchmarks.breakdown photos-onnx photos-onnx-int8
 	$(PYTHON) -m benchmarks.table
 
-test: $(INSTALLED)  ## before a commit: every hop, one fault of each group and a minute of endurance, in ten minutes
+test: $(INSTALLED)  ## before a commit: every hop, one fault of each group and a minute of endurance
 	$(PYTHON) -m pytest -m "not containers and not rest"
 
 test-rest: $(INSTALLED)  ## before a merge: what make test left out and needs no Docker, all other faults among it
